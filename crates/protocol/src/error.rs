@@ -20,6 +20,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A dataset index that no dataset can have.
+    #[error("dataset.{field} {reason}")]
+    Dataset {
+        /// The field, as in `dataset.json`.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// Two digests that should be one.
     #[error("{what}: expected {expected}, found {found}")]
     Mismatch {
@@ -35,5 +43,9 @@ pub enum Error {
 impl Error {
     pub(crate) fn model(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Model { field: field.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn dataset(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Dataset { field: field.into(), reason: reason.into() }
     }
 }
