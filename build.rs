@@ -1,0 +1,11 @@
+//! Lets the program find libtorch when it starts; nothing to do for the roles that need no libtorch.
+
+#[path = "crates/torch-ext/build/link.rs"]
+mod link;
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    if std::env::var_os("CARGO_FEATURE_TORCH").is_some() {
+        link::link_libtorch();
+    }
+}
