@@ -1,6 +1,6 @@
 //! Everything that can be wrong with what peers say to each other.
 
-use crate::Digest;
+use crate::{Digest, PeerId};
 
 /// Errors of this crate. Messages name the operands; none holds a secret.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A manifest that no run can have.
+    #[error("manifest: {field} {reason}")]
+    Manifest {
+        /// The field, with its section.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A dataset index that no dataset can have.
     #[error("dataset.{field} {reason}")]
     Dataset {
@@ -27,6 +35,14 @@ pub enum Error {
         field: String,
         /// What is wrong with it.
         reason: String,
+    },
+    /// A bucket address that must not be followed.
+    #[error("bucket address: {field} {reason}")]
+    Address {
+        /// The field.
+        field: &'static str,
+        /// What it must be.
+        reason: &'static str,
     },
     /// Two digests that should be one.
     #[error("{what}: expected {expected}, found {found}")]
@@ -38,6 +54,60 @@ pub enum Error {
         /// The digest that was found.
         found: Digest,
     },
+    /// A tensor with the wrong number of elements.
+    #[error("tensor {tensor}: expected {expected} elements, found {found}")]
+    Shape {
+        /// The tensor's name.
+        tensor: String,
+        /// Elements that its shape implies.
+        expected: usize,
+        /// Elements that were given.
+        found: usize,
+    },
+    /// Bytes that are not the JSON that they should be.
+    #[error("not a valid {what}: {source}")]
+    Json {
+        /// What was expected.
+        what: &'static str,
+        /// Where and why reading stopped.
+        source: serde_json::Error,
+    },
+    /// An envelope field that is not base64 of the right length.
+    #[error("the envelope's {what} is not valid base64")]
+    Base64 {
+        /// The field.
+        what: &'static str,
+    },
+    /// A record of another kind.
+    #[error("expected a record of type {expected}, found {found}")]
+    PayloadType {
+        /// The type that was looked for.
+        expected: &'static str,
+        /// The type that was found, cut to 80 characters.
+        found: String,
+    },
+    /// A signature that does not hold.
+    #[error("the signature of {signer} does not hold")]
+    Signature {
+        /// Who was said to have signed.
+        signer: PeerId,
+    },
+    /// A record signed by somebody else.
+    #[error("{what}: expected the signature of {expected}, found that of {found}")]
+    Signer {
+        /// The kind of record.
+        what: &'static str,
+        /// Who should have signed.
+        expected: PeerId,
+        /// Who did.
+        found: PeerId,
+    },
+    /// Something that is well formed but not acceptable.
+    #[error("{reason}")]
+    Refused {
+        /// Why.
+        reason: &'static str,
+    },
 }
 
 impl Error {
@@ -45,7 +115,19 @@ impl Error {
         Self::Model { field: field.into(), reason: reason.into() }
     }
 
+    pub(crate) fn manifest(field: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Manifest { field: field.into(), reason: reason.into() }
+    }
+
     pub(crate) fn dataset(field: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Dataset { field: field.into(), reason: reason.into() }
+    }
+
+    pub(crate) fn address(field: &'static str, reason: &'static str) -> Self {
+        Self::Address { field, reason }
+    }
+
+    pub(crate) fn refused(reason: &'static str) -> Self {
+        Self::Refused { reason }
     }
 }

@@ -143,7 +143,10 @@ impl ModelConfig {
             return Err(Error::model("num_key_value_heads", "must divide num_attention_heads"));
         }
         if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            return Err(Error::model("num_attention_heads", "must divide hidden_size, or head_dim must be given"));
+            return Err(Error::model(
+                "num_attention_heads",
+                "must divide hidden_size, or head_dim must be given",
+            ));
         }
         let head_dim = self.head_dim();
         if head_dim == 0 || head_dim > 1 << 16 || !head_dim.is_multiple_of(2) {

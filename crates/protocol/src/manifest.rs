@@ -1,0 +1,370 @@
+//! The run manifest: everything that a run's participants must agree on before the first window.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Digest, Error, ModelConfig, PeerId, Record, Signed, Timestamp};
+
+/// The version of records and formats that this crate writes.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The signed statement that a run is. Its SHA-256 is the run's id.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`FORMAT_VERSION`].
+    pub version: u32,
+    /// What people call the run.
+    pub name: String,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// Who opens, cuts off and closes windows.
+    pub aggregator: Official,
+    /// Whose scores count.
+    pub validators: Vec<Validator>,
+    /// The shape of θ.
+    pub model: ModelConfig,
+    /// SHA-256 of `data/dataset.json`.
+    pub dataset: Digest,
+    /// How a peer trains.
+    pub training: Training,
+    /// How a peer compresses its pseudo-gradient.
+    pub compression: Compression,
+    /// How updates become a delta.
+    pub outer: Outer,
+    /// How windows pass.
+    pub windows: Windows,
+    /// How updates are scored.
+    pub scoring: Scoring,
+    /// State root of the first θ, `checkpoints/0000000000`.
+    pub initial_state_root: Digest,
+}
+
+impl Record for Manifest {
+    const TYPE: &'static str = "application/vnd.brigade.manifest+json";
+    const MAX_BYTES: u64 = 1 << 20;
+}
+
+/// A participant that the manifest names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Official {
+    /// Its signing key.
+    pub id: PeerId,
+    /// Its age recipient (`age1…`): peers seal their bucket's read key to it.
+    pub seal_to: String,
+}
+
+/// A validator and its say.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Validator {
+    /// Its signing key.
+    pub id: PeerId,
+    /// Its age recipient.
+    pub seal_to: String,
+    /// Its weight in medians over validators.
+    #[serde(default = "one")]
+    pub stake: u64,
+}
+
+/// How a peer trains: `H` steps of AdamW (arXiv 1711.05101) from the window's θ.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Training {
+    /// H: inner steps in a window.
+    pub inner_steps: u32,
+    /// Sequences in an inner step, of one peer.
+    pub batch_size: u32,
+    /// Tokens in a sequence.
+    pub sequence_length: u32,
+    /// Shards that a peer draws a window's sequences from.
+    pub shards_per_window: u32,
+    /// Peak learning rate of the inner optimiser.
+    pub learning_rate: f64,
+    /// Learning rate at the end of the cosine.
+    pub min_learning_rate: f64,
+    /// Inner steps of linear warm-up, from the run's start.
+    pub warmup_steps: u64,
+    /// Inner steps until the cosine reaches its end; 0 holds the peak.
+    pub decay_steps: u64,
+    /// AdamW's β₁ and β₂.
+    pub betas: [f64; 2],
+    /// AdamW's ε.
+    pub eps: f64,
+    /// Decoupled weight decay, on matrices and embeddings.
+    pub weight_decay: f64,
+    /// Global gradient norm that a step is clipped to.
+    pub max_grad_norm: f64,
+}
+
+impl Default for Training {
+    /// Covenant-72B's settings (arXiv 2603.08163).
+    fn default() -> Self {
+        Self {
+            inner_steps: 30,
+            batch_size: 192,
+            sequence_length: 2048,
+            shards_per_window: 2,
+            learning_rate: 1.2e-4,
+            min_learning_rate: 1.2e-5,
+            warmup_steps: 1500,
+            decay_steps: 0,
+            betas: [0.9, 0.95],
+            eps: 1e-8,
+            weight_decay: 0.1,
+            max_grad_norm: 1.0,
+        }
+    }
+}
+
+impl Training {
+    /// Tokens that one peer trains in a window.
+    pub fn tokens_per_window(&self) -> u64 {
+        u64::from(self.inner_steps) * u64::from(self.batch_size) * u64::from(self.sequence_length)
+    }
+
+    /// The inner learning rate at inner step `step` of the run (window · H + h): linear warm-up, then cosine.
+    pub fn learning_rate_at(&self, step: u64) -> f64 {
+        if step < self.warmup_steps {
+            return self.learning_rate * (step + 1) as f64 / self.warmup_steps as f64;
+        }
+        if self.decay_steps <= self.warmup_steps {
+            return self.learning_rate;
+        }
+        let span = (self.decay_steps - self.warmup_steps) as f64;
+        let progress = ((step - self.warmup_steps) as f64 / span).min(1.0);
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
+        self.min_learning_rate + (self.learning_rate - self.min_learning_rate) * cosine
+    }
+}
+
+/// SparseLoCo's compression (arXiv 2508.15706).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compression {
+    /// k: values kept of every 4096.
+    pub top_k: u32,
+    /// Bits of a kept value's code: 1 (sign) or 2 (sign and magnitude level).
+    pub bits: u32,
+    /// β: what error feedback keeps from one window to the next.
+    pub error_feedback_decay: f32,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self { top_k: 64, bits: 2, error_feedback_decay: 0.95 }
+    }
+}
+
+/// The outer step: θ ← θ − α · mean over contributors, plain SGD.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Outer {
+    /// α.
+    pub learning_rate: f32,
+    /// Bits of a delta's code.
+    pub delta_bits: u32,
+    /// Clip every update's norm to the median over the window's updates.
+    pub clip_to_median_norm: bool,
+}
+
+impl Default for Outer {
+    fn default() -> Self {
+        Self { learning_rate: 1.0, delta_bits: 2, clip_to_median_norm: true }
+    }
+}
+
+/// How windows pass. Durations are in seconds by the run bucket's clock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Windows {
+    /// Number of windows in the run; `None`: until the operator ends it.
+    pub total: Option<u64>,
+    /// From open to the deadline for receipts.
+    pub train_seconds: u64,
+    /// From cutoff to the moment at which missing scores are no longer waited for.
+    pub score_seconds: u64,
+    /// Cut off as soon as every active miner of the roster has delivered.
+    pub close_when_complete: bool,
+    /// Active miners without which no window opens.
+    pub min_peers: u32,
+    /// Active miners beyond which nobody is admitted.
+    pub max_peers: u32,
+    /// Windows in a row that a miner may miss before the roster stops waiting for it.
+    pub evict_after: u32,
+    /// Windows between checkpoints.
+    pub checkpoint_every: u64,
+}
+
+impl Default for Windows {
+    fn default() -> Self {
+        Self {
+            total: None,
+            train_seconds: 20 * 60,
+            score_seconds: 120,
+            close_when_complete: true,
+            min_peers: 1,
+            max_peers: 256,
+            evict_after: 2,
+            checkpoint_every: 10,
+        }
+    }
+}
+
+impl Windows {
+    /// From open to the deadline.
+    pub fn train(&self) -> Duration {
+        Duration::from_secs(self.train_seconds)
+    }
+
+    /// From cutoff to the end of scoring.
+    pub fn score(&self) -> Duration {
+        Duration::from_secs(self.score_seconds)
+    }
+
+    /// Whether `window` is past the end of the run.
+    pub fn is_over(&self, window: u64) -> bool {
+        self.total.is_some_and(|total| window >= total)
+    }
+
+    /// Whether θ before `window` is published as a checkpoint.
+    pub fn is_checkpoint(&self, window: u64) -> bool {
+        window.is_multiple_of(self.checkpoint_every) || self.total == Some(window)
+    }
+}
+
+/// How validators score.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scoring {
+    /// Sequences in one loss measurement.
+    pub sequences: u32,
+    /// Held-out sequences in an evaluation.
+    pub heldout_sequences: u32,
+    /// Standard errors that a loss increase must exceed before an update counts as harmful.
+    pub harm_sigmas: f64,
+}
+
+impl Default for Scoring {
+    fn default() -> Self {
+        Self { sequences: 8, heldout_sequences: 64, harm_sigmas: 3.0 }
+    }
+}
+
+fn one() -> u64 {
+    1
+}
+
+impl Manifest {
+    /// Checks every bound that later arithmetic relies on.
+    ///
+    /// # Errors
+    /// [`Error::Manifest`] names the field and what it must be.
+    pub fn validate(&self) -> Result<(), Error> {
+        self.model.validate()?;
+        if self.version != FORMAT_VERSION {
+            let reason = format!("is {}, this program speaks {FORMAT_VERSION}", self.version);
+            return Err(Error::manifest("version", reason));
+        }
+        let (t, c, o, w) = (&self.training, &self.compression, &self.outer, &self.windows);
+        let bounded = [
+            ("training.inner_steps", u64::from(t.inner_steps), 1, 100_000),
+            ("training.batch_size", u64::from(t.batch_size), 1, 1 << 20),
+            ("training.sequence_length", u64::from(t.sequence_length), 1, 1 << 20),
+            ("training.shards_per_window", u64::from(t.shards_per_window), 1, 1024),
+            ("compression.top_k", u64::from(c.top_k), 1, 4096),
+            ("compression.bits", u64::from(c.bits), 1, 2),
+            ("outer.delta_bits", u64::from(o.delta_bits), 1, 2),
+            ("windows.train_seconds", w.train_seconds, 1, 7 * 86_400),
+            ("windows.score_seconds", w.score_seconds, 1, 7 * 86_400),
+            ("windows.min_peers", u64::from(w.min_peers), 1, 65_536),
+            ("windows.max_peers", u64::from(w.max_peers), u64::from(w.min_peers), 65_536),
+            ("windows.evict_after", u64::from(w.evict_after), 1, 1 << 20),
+            ("windows.checkpoint_every", w.checkpoint_every, 1, 1 << 20),
+            ("scoring.sequences", u64::from(self.scoring.sequences), 1, 1 << 20),
+            ("scoring.heldout_sequences", u64::from(self.scoring.heldout_sequences), 1, 1 << 20),
+        ];
+        for (field, value, low, high) in bounded {
+            if !(low..=high).contains(&value) {
+                return Err(Error::manifest(field, format!("is {value}, must be from {low} to {high}")));
+            }
+        }
+        let longest = self.model.max_position_embeddings;
+        if t.sequence_length as usize > longest {
+            let reason = format!("is longer than model.max_position_embeddings = {longest}");
+            return Err(Error::manifest("training.sequence_length", reason));
+        }
+        self.validate_rates()
+    }
+
+    fn validate_rates(&self) -> Result<(), Error> {
+        let (t, c, o) = (&self.training, &self.compression, &self.outer);
+        let rates = [
+            ("training.learning_rate", t.learning_rate, 1e3),
+            ("training.min_learning_rate", t.min_learning_rate, t.learning_rate),
+            ("training.betas[0]", t.betas[0], 0.999_999),
+            ("training.betas[1]", t.betas[1], 0.999_999),
+            ("training.eps", t.eps, 1.0),
+            ("training.weight_decay", t.weight_decay, 10.0),
+            ("training.max_grad_norm", t.max_grad_norm, 1e9),
+            ("compression.error_feedback_decay", f64::from(c.error_feedback_decay), 1.0),
+            ("outer.learning_rate", f64::from(o.learning_rate), 1e3),
+            ("scoring.harm_sigmas", self.scoring.harm_sigmas, 1e6),
+        ];
+        for (field, value, high) in rates {
+            if !(0.0..=high).contains(&value) {
+                return Err(Error::manifest(field, format!("is {value}, must be from 0 to {high}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The entry of validator `id`.
+    pub fn validator(&self, id: &PeerId) -> Option<&Validator> {
+        self.validators.iter().find(|validator| validator.id == *id)
+    }
+
+    /// The age recipients of everybody who must read peers' buckets.
+    pub fn seal_to(&self) -> impl Iterator<Item = &str> {
+        let validators = self.validators.iter().map(|validator| validator.seal_to.as_str());
+        std::iter::once(self.aggregator.seal_to.as_str()).chain(validators)
+    }
+}
+
+impl Signed<Manifest> {
+    /// The run's id: SHA-256 of the manifest's signed bytes.
+    pub fn run(&self) -> Digest {
+        self.digest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn learning_rate_warms_up_then_falls_to_its_floor() {
+        let t = Training {
+            learning_rate: 1.0,
+            min_learning_rate: 0.1,
+            warmup_steps: 10,
+            decay_steps: 110,
+            ..Training::default()
+        };
+        assert_eq!(t.learning_rate_at(0), 0.1);
+        assert_eq!(t.learning_rate_at(9), 1.0);
+        assert_eq!(t.learning_rate_at(10), 1.0);
+        assert!((t.learning_rate_at(60) - 0.55).abs() < 1e-12);
+        assert!((t.learning_rate_at(110) - 0.1).abs() < 1e-12);
+        assert!((t.learning_rate_at(9999) - 0.1).abs() < 1e-12);
+    }
+
+    #[test]
+    fn defaults_are_the_papers() {
+        assert_eq!(Training::default().tokens_per_window(), 30 * 192 * 2048);
+        assert_eq!(Compression::default().top_k, 64);
+        assert_eq!(Compression::default().error_feedback_decay, 0.95);
+    }
+}
