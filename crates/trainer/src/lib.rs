@@ -1,1 +1,24 @@
-//! trainer
+//! Training: a Llama in libtorch, its inner optimiser, and nothing of the network.
+//!
+//! - [`Trainer`]: one model on one device, its fp32 master weights and its optimiser state; in the block-by-block
+//!   form of `model/`, which is `transformers`' `LlamaForCausalLM` to the last rounding.
+//! - [`TokenBatch`]: token ids, checked before libtorch sees them.
+//! - [`AdamWConfig`], [`DeviceChoice`], [`ComputeDtype`], [`GenerateOptions`]: what a trainer is told.
+//!
+//! A [`Trainer`] may move between threads but is not shared by them. No call panics on bad input: exceptions of
+//! libtorch come back as [`Error`].
+
+mod batch;
+mod device;
+mod error;
+mod generate;
+mod model;
+mod optimizer;
+mod trainer;
+
+pub use batch::TokenBatch;
+pub use device::{ComputeDtype, DeviceChoice};
+pub use error::{Error, Result};
+pub use generate::GenerateOptions;
+pub use optimizer::AdamWConfig;
+pub use trainer::{StepStats, Trainer, TrainerConfig};

@@ -1,0 +1,254 @@
+//! Llama as in `transformers`' `LlamaForCausalLM`, block by block.
+//!
+//! A block's input is a leaf of its own graph and its backward pass is a call of its own, so whatever has to happen
+//! between blocks (recomputing one, gathering its parameters, scattering its gradient) is a line between two calls.
+
+mod attention;
+mod block;
+mod loss;
+mod mlp;
+mod norm;
+mod rope;
+mod unit;
+
+use std::cell::RefCell;
+
+use brigade_protocol::ModelConfig;
+use tch::{Device, Kind, Tensor};
+
+use self::{block::block, norm::rms_norm, rope::Rope};
+pub(crate) use self::unit::{Gradients, Unit, Units, to_vec};
+use crate::Result;
+
+/// The extents that a block needs, as libtorch counts them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) hidden: i64,
+    pub(crate) intermediate: i64,
+    pub(crate) heads: i64,
+    pub(crate) kv_heads: i64,
+    pub(crate) head_dim: i64,
+    pub(crate) eps: f64,
+}
+
+impl Shape {
+    fn new(config: &ModelConfig) -> Self {
+        Self {
+            hidden: config.hidden_size as i64,
+            intermediate: config.intermediate_size as i64,
+            heads: config.num_attention_heads as i64,
+            kv_heads: config.num_key_value_heads as i64,
+            head_dim: config.head_dim() as i64,
+            eps: config.rms_norm_eps,
+        }
+    }
+}
+
+/// A model with its parameters on one device.
+#[derive(Debug)]
+pub(crate) struct Llama {
+    pub(crate) config: ModelConfig,
+    pub(crate) units: Units,
+    pub(crate) device: Device,
+    kind: Kind,
+    shape: Shape,
+    /// Run a block's forward pass again in its backward pass rather than keep its activations.
+    recompute: bool,
+    /// The longest table made so far.
+    rope: RefCell<Option<Rope>>,
+}
+
+impl Llama {
+    /// A model whose parameters are all zero, computing in `kind`.
+    pub(crate) fn zeros(config: ModelConfig, kind: Kind, device: Device, recompute: bool) -> Result<Self> {
+        config.validate()?;
+        let units = Units::zeros(&config, kind, device)?;
+        let shape = Shape::new(&config);
+        Ok(Self { config, units, device, kind, shape, recompute, rope: RefCell::new(None) })
+    }
+
+    /// Hidden states after the last norm, `[sequences, length, hidden]` in the compute dtype, for ids int64
+    /// `[sequences, length]`. No graph is kept.
+    pub(crate) fn hidden(&self, ids: &Tensor) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        let rope = self.rope(ids)?;
+        let mut x = self.embed(ids)?;
+        for layer in 0..self.config.num_hidden_layers {
+            x = block(&self.units.all[self.units.block(layer)].weights(false)?, &x, &rope, &self.shape)?;
+        }
+        rms_norm(&x, &self.units.all[self.units.norm()].weights(false)?, self.shape.eps)
+    }
+
+    /// fp32 logits `[.., vocab]` of hidden states `[.., hidden]`.
+    pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        Ok(hidden.f_linear(&self.output()?, None::<&Tensor>)?.f_to_kind(Kind::Float)?)
+    }
+
+    /// The precision that the model computes in.
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Cross-entropy of every target in nats, fp32 `[sequences, length]`; ids and targets are int64 of that shape.
+    pub(crate) fn token_losses(&self, ids: &Tensor, targets: &Tensor) -> Result<Tensor> {
+        let hidden = self.hidden(ids)?.f_flatten(0, 1)?;
+        let _guard = tch::no_grad_guard();
+        let losses = loss::token_losses(&hidden, &self.output()?, &targets.f_flatten(0, 1)?)?;
+        Ok(losses.f_view_as(targets)?)
+    }
+
+    /// Adds the gradients of `scale · Σ cross-entropy` to `gradients`; returns the sum without the scale, fp32.
+    ///
+    /// `ids` and `targets` are int64 `[sequences, length]`.
+    pub(crate) fn backward(
+        &self,
+        ids: &Tensor,
+        targets: &Tensor,
+        scale: f64,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor> {
+        let rope = self.rope(ids)?;
+        let mut runs = Vec::with_capacity(self.config.num_hidden_layers);
+        let mut x = self.embed(ids)?;
+        for layer in 0..self.config.num_hidden_layers {
+            let (run, output) = BlockRun::forward(self, layer, x, &rope)?;
+            runs.push(run);
+            x = output;
+        }
+        let (sum, mut gradient) = self.head_backward(x, targets, scale, gradients)?;
+        while let Some(run) = runs.pop() {
+            gradient = run.backward(self, &rope, gradient, gradients)?;
+        }
+        self.embed_backward(ids, &gradient, gradients)?;
+        Ok(sum)
+    }
+
+    /// The last norm, the output projection and the loss; returns the loss and the gradient of `x`.
+    fn head_backward(
+        &self,
+        mut x: Tensor,
+        targets: &Tensor,
+        scale: f64,
+        gradients: &mut Gradients,
+    ) -> Result<(Tensor, Tensor)> {
+        let x = x.f_requires_grad_(true)?;
+        let weight = self.units.all[self.units.norm()].weights(true)?;
+        let hidden = tch::with_grad(|| rms_norm(&x, &weight, self.shape.eps))?;
+        let loss = {
+            let _guard = tch::no_grad_guard();
+            let flat = hidden.f_detach()?.f_flatten(0, 1)?;
+            loss::loss_gradients(&flat, &self.output()?, &targets.f_flatten(0, 1)?, scale)?
+        };
+        gradients.add(self.units.output(), loss.weight.f_flatten(0, -1)?)?;
+        let [gradient, weight] = vjp(&hidden, &loss.hidden.f_view_as(&hidden)?, [&x, &weight])?;
+        gradients.add(self.units.norm(), weight)?;
+        Ok((loss.sum, gradient))
+    }
+
+    /// Rows of the embedding, `[sequences, length, hidden]` in the compute dtype.
+    fn embed(&self, ids: &Tensor) -> Result<Tensor> {
+        let _guard = tch::no_grad_guard();
+        let table = self.units.all[Units::EMBEDDING].master.f_view([-1, self.shape.hidden])?;
+        Ok(Tensor::f_embedding(&table, ids, -1, false, false)?.f_to_kind(self.kind)?)
+    }
+
+    /// Adds the gradient of the embedding's rows, in fp32: a frequent token's row is a sum over many positions.
+    fn embed_backward(&self, ids: &Tensor, gradient: &Tensor, gradients: &mut Gradients) -> Result<()> {
+        let _guard = tch::no_grad_guard();
+        let wide = gradient.f_to_kind(Kind::Float)?;
+        let rows = self.config.vocab_size as i64;
+        let table = Tensor::f_embedding_dense_backward(&wide, ids, rows, -1, false)?;
+        gradients.add(Units::EMBEDDING, table.f_flatten(0, -1)?)
+    }
+
+    /// The output projection, `[vocab, hidden]` in the compute dtype.
+    fn output(&self) -> Result<Tensor> {
+        Ok(self.units.all[self.units.output()].weights(false)?.f_view([-1, self.shape.hidden])?)
+    }
+
+    /// Rotary tables for the length of `ids` `[sequences, length]`; made anew only for a longer one than ever.
+    fn rope(&self, ids: &Tensor) -> Result<Rope> {
+        let length = ids.size()[1];
+        let mut cached = self.rope.borrow_mut();
+        match cached.as_ref() {
+            Some(rope) if rope.length() >= length => rope.first(length),
+            _ => cached.insert(Rope::new(&self.config, length, self.kind, self.device)?).first(length),
+        }
+    }
+}
+
+/// One block on its way through a step: its input, its weights and, unless it will be recomputed, its graph.
+struct BlockRun {
+    layer: usize,
+    input: Tensor,
+    graph: Option<(Tensor, Tensor)>,
+}
+
+impl BlockRun {
+    /// Runs the block on `input`; returns the output cut off from the graph.
+    fn forward(model: &Llama, layer: usize, mut input: Tensor, rope: &Rope) -> Result<(Self, Tensor)> {
+        if model.recompute {
+            let _guard = tch::no_grad_guard();
+            let weights = model.units.all[model.units.block(layer)].weights(false)?;
+            let output = block(&weights, &input, rope, &model.shape)?;
+            return Ok((Self { layer, input, graph: None }, output));
+        }
+        let input = input.f_requires_grad_(true)?;
+        let graph = Self::graph(model, layer, &input, rope)?;
+        let output = graph.1.f_detach()?;
+        Ok((Self { layer, input, graph: Some(graph) }, output))
+    }
+
+    /// The block's weights as a leaf, and its output with the graph that leads to it.
+    fn graph(model: &Llama, layer: usize, input: &Tensor, rope: &Rope) -> Result<(Tensor, Tensor)> {
+        let weights = model.units.all[model.units.block(layer)].weights(true)?;
+        let output = tch::with_grad(|| block(&weights, input, rope, &model.shape))?;
+        Ok((weights, output))
+    }
+
+    /// Adds the gradient of the block's weights; returns that of its input for that of its output.
+    fn backward(mut self, model: &Llama, rope: &Rope, gradient: Tensor, gradients: &mut Gradients) -> Result<Tensor> {
+        let input = self.input.f_requires_grad_(true)?;
+        let (weights, output) = match self.graph {
+            Some(graph) => graph,
+            None => Self::graph(model, self.layer, &input, rope)?,
+        };
+        let [gradient, weights] = vjp(&output, &gradient, [&input, &weights])?;
+        gradients.add(model.units.block(self.layer), weights)?;
+        Ok(gradient)
+    }
+}
+
+/// Gradients of `inputs` for the `gradient` of `output`.
+///
+/// `tch` can only start a backward pass from ones; that of Σ output · gradient hands `gradient` on exactly.
+fn vjp<const N: usize>(output: &Tensor, gradient: &Tensor, inputs: [&Tensor; N]) -> Result<[Tensor; N]> {
+    let root = tch::with_grad(|| output.f_mul(gradient)?.f_sum(Kind::Float))?;
+    let gradients = Tensor::f_run_backward(&[root], &inputs, false, false)?;
+    Ok(gradients.try_into().expect("run_backward returns one gradient per input"))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A model small enough for finite differences.
+    pub(crate) fn tiny() -> ModelConfig {
+        ModelConfig {
+            vocab_size: 17,
+            hidden_size: 12,
+            intermediate_size: 10,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: Some(4),
+            max_position_embeddings: 16,
+            rope_theta: 10_000.0,
+            rms_norm_eps: 1e-5,
+            tie_word_embeddings: false,
+            initializer_range: 0.02,
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Rotary position embedding (RoPE, arXiv 2104.09864), in the half-rotation form of `transformers`.
+
+use brigade_protocol::ModelConfig;
+use tch::{Device, Kind, Tensor};
+
+use crate::Result;
+
+/// Cosines and signed sines of every position, `[length, 1, head_dim]` in the compute dtype.
+///
+/// Element `i` of a head is paired with `i + head_dim/2`; both turn by `position · θ^(-2i/head_dim)`.
+#[derive(Debug)]
+pub(crate) struct Rope {
+    cos: Tensor,
+    /// `-sin` for the first half of a head and `sin` for the second, so that a roll by half a head does for
+    /// `rotate_half`, which would negate and concatenate.
+    sin: Tensor,
+    length: i64,
+    half: i64,
+}
+
+impl Rope {
+    /// Tables for the positions `0..length`.
+    ///
+    /// Computed in fp32 on the CPU in the order of operations of `transformers`, so that every device turns by the
+    /// same angles.
+    pub(crate) fn new(config: &ModelConfig, length: i64, kind: Kind, device: Device) -> Result<Self> {
+        let dim = config.head_dim();
+        let theta = config.rope_theta as f32;
+        let frequencies: Vec<f32> =
+            (0..dim / 2).map(|i| 1.0 / theta.powf((2 * i) as f32 / dim as f32)).collect();
+        let angle = |position: usize, i: usize| position as f32 * frequencies[i % (dim / 2)];
+        let indices = || (0..length as usize).flat_map(|position| (0..dim).map(move |i| (position, i)));
+        let cos: Vec<f32> = indices().map(|(position, i)| angle(position, i).cos()).collect();
+        let sin: Vec<f32> = indices()
+            .map(|(position, i)| angle(position, i).sin() * if i < dim / 2 { -1.0 } else { 1.0 })
+            .collect();
+        let table = |values: &[f32]| -> Result<Tensor> {
+            let shaped = Tensor::f_from_slice(values)?.f_view([length, 1, dim as i64])?;
+            Ok(shaped.f_to_kind(kind)?.f_to_device(device)?)
+        };
+        Ok(Self { cos: table(&cos)?, sin: table(&sin)?, length, half: dim as i64 / 2 })
+    }
+
+    /// Number of positions.
+    pub(crate) fn length(&self) -> i64 {
+        self.length
+    }
+
+    /// The tables of the first `length` positions; shares their storage.
+    pub(crate) fn first(&self, length: i64) -> Result<Self> {
+        let cut = |table: &Tensor| table.f_narrow(0, 0, length);
+        Ok(Self { cos: cut(&self.cos)?, sin: cut(&self.sin)?, length, half: self.half })
+    }
+
+    /// Turns heads `[batch, length, heads, head_dim]` by their positions.
+    pub(crate) fn rotate(&self, heads: &Tensor) -> Result<Tensor> {
+        let swapped = heads.f_roll([self.half], [-1])?;
+        Ok(heads.f_mul(&self.cos)?.f_addcmul(&swapped, &self.sin)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::model::tests::tiny;
+
+    #[test]
+    fn pairs_turn_by_their_angle() {
+        let config = ModelConfig { head_dim: Some(4), rope_theta: 100.0, ..tiny() };
+        let rope = Rope::new(&config, 3, Kind::Float, Device::Cpu).unwrap();
+        let head = [1.0_f32, 2.0, 3.0, 4.0];
+        let heads = Tensor::from_slice(&head).view([1, 1, 1, 4]).expand([1, 3, 1, 4], false).contiguous();
+        let out = Vec::<f32>::try_from(rope.rotate(&heads).unwrap().view(-1)).unwrap();
+        for (position, row) in out.chunks(4).enumerate() {
+            for i in 0..2 {
+                // θ = 100 and head_dim = 4: the second pair turns ten times slower.
+                let (sin, cos) = (position as f32 * [1.0, 0.1][i]).sin_cos();
+                let want = (head[i] * cos - head[i + 2] * sin, head[i + 2] * cos + head[i] * sin);
+                assert!((row[i] - want.0).abs() < 1e-6 && (row[i + 2] - want.1).abs() < 1e-6);
+            }
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! One model in training, on one device.
+
+use brigade_protocol::ModelConfig;
+use serde::{Deserialize, Serialize};
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    AdamWConfig, ComputeDtype, DeviceChoice, Error, GenerateOptions, Result, TokenBatch,
+    batch::{check_ids, check_length, id_tensor},
+    generate::Sampler,
+    model::{Gradients, Llama, to_vec},
+    optimizer::AdamW,
+};
+
+/// How to make a [`Trainer`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainerConfig {
+    /// The model's shape.
+    pub model: ModelConfig,
+    /// Where it runs.
+    #[serde(default)]
+    pub device: DeviceChoice,
+    /// Precision of activations and of the weights in matrix products.
+    #[serde(default)]
+    pub compute_dtype: ComputeDtype,
+    /// Threads of libtorch on the CPU, for the whole process; libtorch's own choice (one per core) if absent.
+    #[serde(default)]
+    pub threads: Option<usize>,
+    /// The inner optimiser.
+    #[serde(default)]
+    pub adamw: AdamWConfig,
+    /// Sequences that go through the model at once; a larger batch is cut up and its gradients are summed.
+    /// The whole batch if absent. Bounds the memory of activations, and changes nothing but rounding.
+    #[serde(default)]
+    pub micro_batch: Option<usize>,
+    /// Keep only the inputs of blocks and run each block again in its backward pass: a third more arithmetic for
+    /// a fraction of the memory (arXiv 1604.06174). The result is the same.
+    #[serde(default)]
+    pub recompute: bool,
+}
+
+impl TrainerConfig {
+    /// Everything but the model at its default.
+    pub fn new(model: ModelConfig) -> Self {
+        Self {
+            model,
+            device: DeviceChoice::default(),
+            compute_dtype: ComputeDtype::default(),
+            threads: None,
+            adamw: AdamWConfig::default(),
+            micro_batch: None,
+            recompute: false,
+        }
+    }
+}
+
+/// What an inner step measured, before it changed the parameters.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepStats {
+    /// Mean cross-entropy per token, in nats.
+    pub loss: f32,
+    /// L2 norm of the gradient of all parameters, before it was clipped.
+    pub grad_norm: f32,
+    /// Number of tokens predicted.
+    pub tokens: usize,
+}
+
+/// A model, its fp32 master weights and its optimiser state.
+///
+/// May be moved to another thread, as training runs on a thread of its own, but not shared between threads.
+#[derive(Debug)]
+pub struct Trainer {
+    model: Llama,
+    optimizer: AdamW,
+    micro_batch: Option<usize>,
+}
+
+impl Trainer {
+    /// A model whose parameters are all zero until they are loaded.
+    ///
+    /// # Errors
+    /// [`Error::Model`] or [`Error::Setting`] if a number is out of range, [`Error::Device`] if the device is not
+    /// there, [`Error::Torch`] if its memory is too small.
+    pub fn new(config: TrainerConfig) -> Result<Self> {
+        let TrainerConfig { model, device, compute_dtype, threads, adamw, micro_batch, recompute } = config;
+        if let Some(threads) = threads {
+            let fits = i32::try_from(threads).ok().filter(|&threads| (1..=4096).contains(&threads));
+            let must = "between 1 and 4096";
+            tch::set_num_threads(fits.ok_or(Error::Setting { field: "threads", value: threads as f64, must })?);
+        }
+        if micro_batch == Some(0) {
+            return Err(Error::Setting { field: "micro_batch", value: 0.0, must: "positive" });
+        }
+        adamw.validate()?;
+        let device = device.resolve()?;
+        let kind = compute_dtype.resolve(device);
+        tracing::debug!(parameters = model.num_parameters(), ?device, ?kind, "made a trainer");
+        let model = Llama::zeros(model, kind, device, recompute)?;
+        let optimizer = AdamW::new(adamw, &model.units)?;
+        Ok(Self { model, optimizer, micro_batch })
+    }
+
+    /// The model's shape.
+    pub fn model_config(&self) -> &ModelConfig {
+        &self.model.config
+    }
+
+    /// Where the model runs.
+    pub fn device(&self) -> Device {
+        self.model.device
+    }
+
+    /// The precision that it computes in.
+    pub fn compute_kind(&self) -> Kind {
+        self.model.kind()
+    }
+
+    /// Overwrites the fp32 master weights; `tensors[i]` is the i-th of [`ModelConfig::tensors`], row-major. The
+    /// optimiser's state stays.
+    ///
+    /// # Errors
+    /// [`Error::TensorCount`] or [`Error::TensorLength`]; then nothing has changed.
+    pub fn load_parameters(&mut self, tensors: &[impl AsRef<[f32]>]) -> Result<()> {
+        self.model.units.load(tensors)
+    }
+
+    /// The fp32 master weights, in the order of [`ModelConfig::tensors`], row-major.
+    ///
+    /// # Errors
+    /// [`Error::Torch`].
+    pub fn parameters(&self) -> Result<Vec<Vec<f32>>> {
+        self.model.units.read()
+    }
+
+    /// One AdamW step with learning rate `lr` on the mean cross-entropy of `batch`.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] or [`Error::Token`] if the batch does not fit the model, [`Error::NotFinite`] if the loss or
+    /// the gradient is not finite. In all of these the parameters and the optimiser are as before.
+    pub fn inner_step(&mut self, batch: &TokenBatch, lr: f64) -> Result<StepStats> {
+        if !(lr.is_finite() && lr >= 0.0) {
+            return Err(Error::Setting { field: "lr", value: lr, must: "at least 0 and finite" });
+        }
+        let (loss, gradients) = self.backward(batch)?;
+        let grad_norm = self.optimizer.step(&mut self.model.units, gradients, lr)?;
+        Ok(StepStats { loss: loss as f32, grad_norm: grad_norm as f32, tokens: batch.targets() })
+    }
+
+    /// The mean loss of `batch` and its gradients, in the order of [`ModelConfig::tensors`]; changes nothing.
+    ///
+    /// # Errors
+    /// As [`inner_step`](Self::inner_step).
+    pub fn gradients(&self, batch: &TokenBatch) -> Result<(f32, Vec<Vec<f32>>)> {
+        let (loss, gradients) = self.backward(batch)?;
+        let mut values = Vec::with_capacity(self.model.units.specs.len());
+        for (unit, flat) in self.model.units.all.iter().zip(gradients.into_inner()?) {
+            for view in flat.f_split_with_sizes(&unit.lengths[..], 0)? {
+                values.push(to_vec(&view)?);
+            }
+        }
+        Ok((loss as f32, values))
+    }
+
+    fn backward(&self, batch: &TokenBatch) -> Result<(f64, Gradients)> {
+        self.check(batch)?;
+        let scale = 1.0 / batch.targets() as f64;
+        let mut gradients = Gradients::none(&self.model.units);
+        let mut sum: Option<Tensor> = None;
+        for ids in batch.micro_batches(self.micro_batch.unwrap_or(batch.sequences())) {
+            let (inputs, targets) = ids.to_tensors(self.model.device)?;
+            let part = self.model.backward(&inputs, &targets, scale, &mut gradients)?;
+            sum = Some(match sum {
+                Some(sum) => sum.f_add(&part)?,
+                None => part,
+            });
+        }
+        let loss = sum.map_or(Ok(f64::NAN), |sum| sum.f_double_value(&[]))? * scale;
+        match loss.is_finite() {
+            true => Ok((loss, gradients)),
+            false => Err(Error::NotFinite { what: "loss", value: loss }),
+        }
+    }
+
+    /// Mean cross-entropy of every sequence of `batch`, in nats per token; changes nothing. May be NaN if the
+    /// parameters are.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] or [`Error::Token`] if the batch does not fit the model.
+    pub fn losses(&self, batch: &TokenBatch) -> Result<Vec<f32>> {
+        self.check(batch)?;
+        let mut losses = Vec::with_capacity(batch.sequences());
+        for ids in batch.micro_batches(self.micro_batch.unwrap_or(batch.sequences())) {
+            let (inputs, targets) = ids.to_tensors(self.model.device)?;
+            let tokens = self.model.token_losses(&inputs, &targets)?;
+            losses.extend(to_vec(&tokens.f_mean_dim(Some([1_i64].as_slice()), false, Kind::Float)?)?);
+        }
+        Ok(losses)
+    }
+
+    /// Logits after every token, fp32 `[sequences, length, vocab]` row-major, for `tokens`
+    /// `[sequences, length]` row-major.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] or [`Error::Token`] if the tokens do not fit the model.
+    pub fn logits(&self, tokens: &[u32], sequences: usize) -> Result<Vec<f32>> {
+        let length = tokens.len() / sequences.max(1);
+        if tokens.is_empty() || length * sequences != tokens.len() {
+            let reason = format!("{} tokens cannot be cut into these", tokens.len());
+            return Err(Error::Batch { sequences, sequence_length: length, reason });
+        }
+        check_length(sequences, length, self.model.config.max_position_embeddings)?;
+        check_ids(tokens, self.model.config.vocab_size)?;
+        let ids = id_tensor(tokens, length, self.model.device)?;
+        to_vec(&self.model.logits(&self.model.hidden(&ids)?)?)
+    }
+
+    /// The optimiser's moments and step count as a safetensors file, bit for bit.
+    ///
+    /// For a parameter `p` there are `exp_avg.p` and `exp_avg_sq.p`, fp32 in its shape; `step` is int64 `[1]`.
+    ///
+    /// # Errors
+    /// [`Error::Torch`] or [`Error::OptimizerState`].
+    pub fn save_optimizer(&self) -> Result<Vec<u8>> {
+        self.optimizer.save(&self.model.units)
+    }
+
+    /// Takes over what [`save_optimizer`](Self::save_optimizer) wrote.
+    ///
+    /// # Errors
+    /// [`Error::OptimizerState`] if the bytes are not the state of this model; then nothing has changed.
+    pub fn load_optimizer(&mut self, bytes: &[u8]) -> Result<()> {
+        self.optimizer.load(&self.model.units, bytes)
+    }
+
+    /// Sets the moments and the step count to zero.
+    ///
+    /// # Errors
+    /// [`Error::Torch`].
+    pub fn reset_optimizer(&mut self) -> Result<()> {
+        self.optimizer.reset()
+    }
+
+    /// The tokens that follow `prompt`, without it. Only as much of the end as the model's context holds is seen.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if an option is out of range, [`Error::Batch`] if the prompt is empty, [`Error::Token`] if
+    /// it holds an id that the model does not have.
+    pub fn generate(&self, prompt: &[u32], options: &GenerateOptions) -> Result<Vec<u32>> {
+        options.validate()?;
+        if prompt.is_empty() {
+            return Err(Error::Batch { sequences: 1, sequence_length: 0, reason: "the prompt is empty".into() });
+        }
+        check_ids(prompt, self.model.config.vocab_size)?;
+        let mut sampler = Sampler::new(options);
+        let mut tokens = prompt.to_vec();
+        while tokens.len() - prompt.len() < options.max_new_tokens {
+            let seen = &tokens[tokens.len().saturating_sub(self.model.config.max_position_embeddings)..];
+            let hidden = self.model.hidden(&id_tensor(seen, seen.len(), self.model.device)?)?;
+            let logits = to_vec(&self.model.logits(&hidden.f_narrow(1, seen.len() as i64 - 1, 1)?)?)?;
+            let token = sampler.choose(&logits) as u32;
+            tokens.push(token);
+            if options.stop_token == Some(token) {
+                break;
+            }
+        }
+        Ok(tokens.split_off(prompt.len()))
+    }
+
+    fn check(&self, batch: &TokenBatch) -> Result<()> {
+        batch.check(self.model.config.vocab_size, self.model.config.max_position_embeddings)
+    }
+}
