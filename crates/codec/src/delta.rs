@@ -1,0 +1,86 @@
+//! Reading the merged delta and applying it, with the same bits on every machine.
+
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::header::{DeltaBinding, Kind};
+use crate::layout::Layout;
+use crate::merge::DeltaConfig;
+use crate::update::Sections;
+
+/// A window's merged delta, checked from the first byte to the last.
+#[derive(Debug, Clone)]
+pub struct Delta {
+    sections: Sections,
+    binding: DeltaBinding,
+}
+
+impl Delta {
+    /// Reads hostile bytes, as [`Update::parse`](crate::Update::parse) does.
+    ///
+    /// # Errors
+    /// The same as [`Update::parse`](crate::Update::parse).
+    pub fn parse(
+        bytes: impl Into<Bytes>,
+        layout: &Layout,
+        config: &DeltaConfig,
+        expected: &DeltaBinding,
+    ) -> Result<Self> {
+        let header = expected.in_header();
+        let sections = Sections::parse(Kind::Delta, bytes.into(), layout, config.format(), &header)?;
+        Ok(Self { sections, binding: *expected })
+    }
+
+    /// Which window's delta this is.
+    pub fn binding(&self) -> &DeltaBinding {
+        &self.binding
+    }
+
+    /// The tensors it is about.
+    pub fn layout(&self) -> &Layout {
+        self.sections.layout()
+    }
+
+    /// The file's bytes.
+    pub fn bytes(&self) -> &Bytes {
+        self.sections.bytes()
+    }
+
+    /// Number of values in the file.
+    pub fn kept(&self) -> u64 {
+        self.sections.kept()
+    }
+
+    /// L2 norm of the decoded values: a sum in f64 in the order of the file.
+    pub fn norm(&self) -> f64 {
+        self.sections.norm()
+    }
+
+    /// Calls `f` with the flat index and value of every element of `tensor` that changes, chunk by chunk.
+    ///
+    /// An index comes at most once. Applying is `θ[index] -= value`, in f32, on any device.
+    ///
+    /// # Panics
+    /// If the layout has no tensor of that number.
+    pub fn for_each(&self, tensor: usize, f: impl FnMut(usize, f32)) {
+        self.sections.for_each(tensor, f);
+    }
+
+    /// `θ ← θ − value`: one f32 multiplication made the value, one subtraction applies it, nothing is fused.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) if `theta` has not the layout's tensors; it is unchanged then.
+    pub fn apply(&self, theta: &mut [Vec<f32>]) -> Result<()> {
+        self.layout().check_lengths(theta.iter().map(Vec::len))?;
+        self.sections.read_all(|chunk, positions, values| {
+            for (&position, &value) in positions.iter().zip(values) {
+                theta[chunk.tensor][chunk.index(position.into())] -= value;
+            }
+        });
+        Ok(())
+    }
+
+    pub(crate) fn sections(&self) -> &Sections {
+        &self.sections
+    }
+}

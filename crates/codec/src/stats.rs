@@ -1,0 +1,97 @@
+//! Where a file's bits went.
+
+use crate::delta::Delta;
+use crate::subset;
+use crate::update::{Sections, Update};
+
+/// Sizes of a file by what they are for, in bits, and the bound for its positions.
+///
+/// The parts are measured as information in the entropy coder's state, so they need not be whole bits; with `framing`
+/// they sum to the file.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stats {
+    /// Elements in the layout.
+    pub parameters: u64,
+    /// Values in the file.
+    pub kept: u64,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Bits for positions, and in a delta for how many there are.
+    pub index_bits: f64,
+    /// Bits for signs and magnitude levels.
+    pub code_bits: f64,
+    /// Bits for chunk scales.
+    pub scale_bits: f64,
+    /// Everything else: header, hashes, preambles, and what the entropy coder starts and ends with.
+    pub framing_bits: f64,
+    /// Σ log2 C(n, k) over the chunks: no code that does not know the positions beforehand can do better on average.
+    pub index_bound_bits: f64,
+}
+
+impl Stats {
+    /// Bits of the file for each value kept.
+    pub fn bits_per_kept(&self) -> f64 {
+        8.0 * self.bytes as f64 / self.kept.max(1) as f64
+    }
+
+    /// Bits of the file for each parameter of the model.
+    pub fn bits_per_parameter(&self) -> f64 {
+        8.0 * self.bytes as f64 / self.parameters as f64
+    }
+
+    /// How many times smaller than the same tensors in fp32.
+    pub fn compression(&self) -> f64 {
+        32.0 / self.bits_per_parameter()
+    }
+
+    fn of(sections: &Sections) -> Self {
+        let layout = sections.layout();
+        let mut stats = Self {
+            parameters: layout.num_parameters(),
+            kept: sections.kept(),
+            bytes: sections.bytes().len() as u64,
+            index_bits: 0.0,
+            code_bits: 0.0,
+            scale_bits: 0.0,
+            framing_bits: 0.0,
+            index_bound_bits: 0.0,
+        };
+        for section in 0..sections.ranges().len() {
+            // The bytes have been decoded before, so nothing here can fail.
+            let _ = stats.add(sections, section);
+        }
+        let coded = stats.index_bits + stats.code_bits + stats.scale_bits;
+        stats.framing_bits = 8.0 * stats.bytes as f64 - coded;
+        stats
+    }
+
+    fn add(&mut self, sections: &Sections, section: usize) -> Result<(), crate::rans::Reason> {
+        let mut reader = sections.reader(section);
+        for chunk in sections.layout().section(section) {
+            let mut before = reader.bits_left();
+            let mut spent = |left: f64| std::mem::replace(&mut before, left) - left;
+            let scale = reader.scale()?;
+            self.scale_bits += spent(reader.bits_left());
+            reader.read_positions(scale, chunk.len)?;
+            self.index_bits += spent(reader.bits_left());
+            reader.read_values(scale)?;
+            self.code_bits += spent(reader.bits_left());
+            self.index_bound_bits += subset::entropy_bits(chunk.len, reader.positions.len());
+        }
+        Ok(())
+    }
+}
+
+impl Update {
+    /// Where the file's bits went.
+    pub fn stats(&self) -> Stats {
+        Stats::of(self.sections())
+    }
+}
+
+impl Delta {
+    /// Where the file's bits went.
+    pub fn stats(&self) -> Stats {
+        Stats::of(self.sections())
+    }
+}
