@@ -1,5 +1,8 @@
 //! Lets the program find libtorch when it starts; nothing to do for the roles that need no libtorch.
 
+// A build script speaks to Cargo on its standard output.
+#![allow(clippy::print_stdout)]
+
 #[path = "crates/torch-ext/build/link.rs"]
 mod link;
 

@@ -1,1 +1,27 @@
-//! torch-ext
+//! What libtorch offers and [`tch`] does not: fused AdamW, operations over lists of tensors, backward from a given
+//! gradient, and the CUDA allocator's figures.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`adamw`] | the fused AdamW step, and [`AdamW`] that owns its moments |
+//! | [`foreach`] | global norm, clipping, copy, add, lerp, scale, zero: one call for a whole model |
+//! | [`autograd`] | backward with given output gradients; replacing a gradient |
+//! | [`memory`] | what the CUDA caching allocator holds |
+//!
+//! All `unsafe` of the workspace is in this crate. The C++ half (`src/shim.cpp`) turns every exception into an
+//! [`Error`] and checks shapes, kinds and devices before a kernel that trusts them is called.
+//!
+//! Number of threads, `no_grad` and manual seeds are in `tch` itself.
+
+// The one crate that may: it calls C++ through pointers, and every block says why that is sound.
+#![allow(unsafe_code)]
+
+pub mod adamw;
+pub mod autograd;
+mod error;
+mod ffi;
+pub mod foreach;
+pub mod memory;
+
+pub use adamw::{AdamW, AdamWOptions};
+pub use error::{Error, Result};

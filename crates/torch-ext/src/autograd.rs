@@ -1,0 +1,81 @@
+//! What a backward pass by blocks needs: a block's output gradient comes from the block after it.
+
+use tch::Tensor;
+
+use crate::Result;
+use crate::ffi;
+
+/// Runs the backward pass from `outputs`, whose gradients are `gradients` (same shapes and kinds), and adds to the
+/// `.grad` of every leaf. The graph is freed.
+///
+/// It is what `(output * gradient).sum().backward()` computes, without the product and the sum.
+///
+/// # Errors
+///
+/// Lists of different length, an output that is not part of a graph, or a gradient of another shape.
+pub fn backward(outputs: &[Tensor], gradients: &[Tensor]) -> Result<()> {
+    ffi::same_length("backward", outputs.len(), &[("gradients", gradients)])?;
+    let (outputs, gradients) = (ffi::handles(outputs), ffi::handles(gradients));
+    // SAFETY: both lists hold `outputs.len()` handles of tensors that are borrowed for the call.
+    unsafe { ffi::check("backward", ffi::btx_backward(outputs.as_ptr(), gradients.as_ptr(), outputs.len())) }
+}
+
+/// Replaces the gradient of a leaf: by a tensor of the same shape, kind and device (the two then share it, so that
+/// a backward pass adds into it), or by nothing.
+///
+/// # Errors
+///
+/// An undefined tensor, or a gradient that differs from it in shape, kind or device, or is not contiguous.
+pub fn set_grad(of: &Tensor, gradient: Option<&Tensor>) -> Result<()> {
+    // SAFETY: both handles are of tensors that are borrowed for the call; null stands for no gradient.
+    unsafe { ffi::check("set_grad", ffi::btx_set_grad(of.as_ptr(), ffi::optional(gradient))) }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    #[test]
+    fn two_blocks_give_what_one_graph_gives() {
+        let random = |shape: [i64; 2]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let w1 = random([8, 16]).set_requires_grad(true);
+        let w2 = random([16, 4]).set_requires_grad(true);
+        let x = random([5, 8]);
+        x.matmul(&w1).tanh().matmul(&w2).square().sum(Kind::Float).backward();
+        let (whole1, whole2) = (w1.grad().copy(), w2.grad().copy());
+        set_grad(&w1, None).unwrap();
+        set_grad(&w2, None).unwrap();
+
+        let hidden = x.matmul(&w1).tanh();
+        let leaf = hidden.detach().set_requires_grad(true);
+        leaf.matmul(&w2).square().sum(Kind::Float).backward();
+        backward(&[hidden], &[leaf.grad()]).unwrap();
+        assert_eq!(w1.grad(), whole1);
+        assert_eq!(w2.grad(), whole2);
+    }
+
+    #[test]
+    fn a_backward_pass_adds_into_the_gradient_that_was_set() {
+        let flat = Tensor::ones([6], (Kind::Float, Device::Cpu));
+        let w = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        set_grad(&w, Some(&flat.view([2, 3]))).unwrap();
+        (&w * 2.0).sum(Kind::Float).backward();
+        assert_eq!(flat, Tensor::full([6], 3.0, (Kind::Float, Device::Cpu)));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        let w = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        let grad = |kind, size: &[i64]| Tensor::zeros(size, (kind, Device::Cpu));
+        assert!(set_grad(&w, Some(&grad(Kind::Float, &[3, 2]))).is_err());
+        assert!(set_grad(&w, Some(&grad(Kind::Double, &[2, 3]))).is_err());
+        let out = &w * 1.0;
+        assert!(backward(&[out.shallow_clone()], &[grad(Kind::Float, &[2, 2])]).is_err());
+        assert!(backward(&[out], &[]).is_err());
+        assert!(backward(&[w.detach()], &[grad(Kind::Float, &[2, 3])]).is_err());
+    }
+}
