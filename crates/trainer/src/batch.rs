@@ -113,8 +113,7 @@ mod tests {
     #[test]
     fn inputs_and_targets_are_shifted_by_one() {
         let batch = TokenBatch::new(vec![1, 2, 3, 4, 5, 6, 7, 8, 9], 3, 2).unwrap();
-        let parts: Vec<_> =
-            batch.micro_batches(2).map(|ids| ids.to_tensors(Device::Cpu).unwrap()).collect();
+        let parts: Vec<_> = batch.micro_batches(2).map(|ids| ids.to_tensors(Device::Cpu).unwrap()).collect();
         assert_eq!(parts.len(), 2);
         let flat = |t: &Tensor| Vec::<i64>::try_from(t.view(-1)).unwrap();
         assert_eq!((flat(&parts[0].0), flat(&parts[0].1)), (vec![1, 2, 4, 5], vec![2, 3, 5, 6]));

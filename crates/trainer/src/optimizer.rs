@@ -146,7 +146,8 @@ impl AdamW {
             for (prefix, flat) in [(FIRST, first), (SECOND, second)] {
                 let views = flat.f_split_with_sizes(&unit.lengths[..], 0)?;
                 for (spec, view) in units.specs[unit.tensors.clone()].iter().zip(views) {
-                    let bytes: Vec<u8> = to_vec(&view)?.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    let bytes: Vec<u8> =
+                        to_vec(&view)?.iter().flat_map(|value| value.to_le_bytes()).collect();
                     tensors.push((format!("{prefix}{}", spec.name), spec.shape.clone(), bytes));
                 }
             }

@@ -87,7 +87,11 @@ impl Trainer {
         if let Some(threads) = threads {
             let fits = i32::try_from(threads).ok().filter(|&threads| (1..=4096).contains(&threads));
             let must = "between 1 and 4096";
-            tch::set_num_threads(fits.ok_or(Error::Setting { field: "threads", value: threads as f64, must })?);
+            tch::set_num_threads(fits.ok_or(Error::Setting {
+                field: "threads",
+                value: threads as f64,
+                must,
+            })?);
         }
         if micro_batch == Some(0) {
             return Err(Error::Setting { field: "micro_batch", value: 0.0, must: "positive" });
@@ -249,7 +253,11 @@ impl Trainer {
     pub fn generate(&self, prompt: &[u32], options: &GenerateOptions) -> Result<Vec<u32>> {
         options.validate()?;
         if prompt.is_empty() {
-            return Err(Error::Batch { sequences: 1, sequence_length: 0, reason: "the prompt is empty".into() });
+            return Err(Error::Batch {
+                sequences: 1,
+                sequence_length: 0,
+                reason: "the prompt is empty".into(),
+            });
         }
         check_ids(prompt, self.model.config.vocab_size)?;
         let mut sampler = Sampler::new(options);

@@ -153,8 +153,7 @@ fn training_learns_and_repeats_itself_to_the_bit() {
         let run = || {
             let mut trainer =
                 trainer(TrainerConfig { compute_dtype: dtype, recompute, ..config(model.clone()) });
-            let losses: Vec<f32> =
-                (0..60).map(|_| trainer.inner_step(&batch, 1e-2).unwrap().loss).collect();
+            let losses: Vec<f32> = (0..60).map(|_| trainer.inner_step(&batch, 1e-2).unwrap().loss).collect();
             (losses, trainer.parameters().unwrap())
         };
         let (losses, parameters) = run();
@@ -168,7 +167,9 @@ fn a_saved_optimiser_goes_on_where_it_was() {
     let model = tiny(false);
     let batches: Vec<_> = (0..6).map(|seed| batch(&model, 2, 8, seed)).collect();
     let mut whole = trainer(config(model.clone()));
-    batches[..3].iter().for_each(|batch| drop(whole.inner_step(batch, 3e-3).unwrap()));
+    for batch in &batches[..3] {
+        whole.inner_step(batch, 3e-3).unwrap();
+    }
     let (weights, state) = (whole.parameters().unwrap(), whole.save_optimizer().unwrap());
 
     let mut resumed = Trainer::new(config(model)).unwrap();
@@ -221,7 +222,8 @@ fn a_step_that_is_not_finite_is_not_taken() {
 fn the_clip_bounds_the_step_and_decay_spares_the_norms() {
     let model = tiny(false);
     let batch = batch(&model, 2, 8, 1);
-    let still = AdamWConfig { weight_decay: 0.5, eps: 1e12, max_grad_norm: Some(1e-3), ..AdamWConfig::default() };
+    let still =
+        AdamWConfig { weight_decay: 0.5, eps: 1e12, max_grad_norm: Some(1e-3), ..AdamWConfig::default() };
     let mut trainer = trainer(TrainerConfig { adamw: still, ..config(model.clone()) });
     let before = trainer.parameters().unwrap();
     let stats = trainer.inner_step(&batch, 0.1).unwrap();
@@ -268,7 +270,9 @@ fn generation_repeats_itself_and_slides_beyond_the_context() {
     // 0 1 2 3 0 1 2 3 …
     let ids: Vec<u32> = (0..4 * 13).map(|i| (i % 13 % 4) as u32).collect();
     let batch = TokenBatch::new(ids, 4, 12).unwrap();
-    (0..80).for_each(|_| drop(trainer.inner_step(&batch, 1e-2).unwrap()));
+    for _ in 0..80 {
+        trainer.inner_step(&batch, 1e-2).unwrap();
+    }
 
     let greedy = GenerateOptions { max_new_tokens: 30, temperature: 0.0, ..GenerateOptions::default() };
     let tokens = trainer.generate(&[0, 1, 2, 3, 0], &greedy).unwrap();

@@ -9,7 +9,13 @@ use crate::Result;
 ///
 /// `qkv` is `[(heads + 2·kv_heads)·head_dim, hidden]`: the rows of the query, key and value projections; `output` is
 /// `[hidden, heads·head_dim]`.
-pub(crate) fn attention(x: &Tensor, qkv: &Tensor, output: &Tensor, rope: &Rope, shape: &Shape) -> Result<Tensor> {
+pub(crate) fn attention(
+    x: &Tensor,
+    qkv: &Tensor,
+    output: &Tensor,
+    rope: &Rope,
+    shape: &Shape,
+) -> Result<Tensor> {
     let Shape { heads, kv_heads, head_dim, .. } = *shape;
     let projected = x.f_linear(qkv, None::<&Tensor>)?;
     // Queries and keys are neighbours, so one rotation serves both; a split's backward is one concatenation.

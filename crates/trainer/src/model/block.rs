@@ -12,7 +12,8 @@ pub(crate) const TENSORS: usize = 9;
 pub(crate) fn block(weights: &Tensor, x: &Tensor, rope: &Rope, shape: &Shape) -> Result<Tensor> {
     let Shape { hidden, intermediate, heads, kv_heads, head_dim, eps } = *shape;
     let (qkv_rows, q) = ((heads + 2 * kv_heads) * head_dim, heads * head_dim);
-    let sizes = [hidden, qkv_rows * hidden, hidden * q, hidden, 2 * intermediate * hidden, hidden * intermediate];
+    let sizes =
+        [hidden, qkv_rows * hidden, hidden * q, hidden, 2 * intermediate * hidden, hidden * intermediate];
     let parts = weights.f_split_with_sizes(sizes, 0)?;
 
     let normal = rms_norm(x, &parts[0], eps)?;

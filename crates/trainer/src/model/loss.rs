@@ -28,7 +28,12 @@ fn chunk_rows(weight: &Tensor) -> i64 {
 ///
 /// `hidden` `[positions, hidden]` and `weight` `[vocab, hidden]` in the compute dtype, `targets` int64
 /// `[positions]`, all detached: this is its own backward pass.
-pub(crate) fn loss_gradients(hidden: &Tensor, weight: &Tensor, targets: &Tensor, scale: f64) -> Result<LossGradients> {
+pub(crate) fn loss_gradients(
+    hidden: &Tensor,
+    weight: &Tensor,
+    targets: &Tensor,
+    scale: f64,
+) -> Result<LossGradients> {
     let rows = chunk_rows(weight);
     let kind = weight.f_kind()?;
     let mut sum: Option<Tensor> = None;
@@ -42,7 +47,8 @@ pub(crate) fn loss_gradients(hidden: &Tensor, weight: &Tensor, targets: &Tensor,
 
         // d(cross-entropy)/d(logits) = softmax - one-hot.
         let mut gradient = log_p.f_exp_()?;
-        let minus_one = Tensor::f_full([1, 1], -1.0, (Kind::Float, hidden.device()))?.f_expand_as(&targets)?;
+        let minus_one =
+            Tensor::f_full([1, 1], -1.0, (Kind::Float, hidden.device()))?.f_expand_as(&targets)?;
         let gradient = gradient.f_scatter_add_(1, &targets, &minus_one)?.f_to_kind(kind)?;
         hidden_gradients.push(gradient.f_matmul(weight)?.f_mul_scalar_(scale)?);
         let product = gradient.f_tr()?.f_matmul(hidden)?.f_to_kind(Kind::Float)?;

@@ -16,8 +16,8 @@ use std::cell::RefCell;
 use brigade_protocol::ModelConfig;
 use tch::{Device, Kind, Tensor};
 
-use self::{block::block, norm::rms_norm, rope::Rope};
 pub(crate) use self::unit::{Gradients, Unit, Units, to_vec};
+use self::{block::block, norm::rms_norm, rope::Rope};
 use crate::Result;
 
 /// The extents that a block needs, as libtorch counts them.
@@ -208,7 +208,13 @@ impl BlockRun {
     }
 
     /// Adds the gradient of the block's weights; returns that of its input for that of its output.
-    fn backward(mut self, model: &Llama, rope: &Rope, gradient: Tensor, gradients: &mut Gradients) -> Result<Tensor> {
+    fn backward(
+        mut self,
+        model: &Llama,
+        rope: &Rope,
+        gradient: Tensor,
+        gradients: &mut Gradients,
+    ) -> Result<Tensor> {
         let input = self.input.f_requires_grad_(true)?;
         let (weights, output) = match self.graph {
             Some(graph) => graph,
