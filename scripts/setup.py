@@ -12,11 +12,8 @@ Needs Python 3.9 or later and pip; nothing else.
 
 import argparse
 import contextlib
-import errno
-import fcntl
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +21,7 @@ import time
 import zipfile
 from pathlib import Path
 
+import common
 import pins
 from progress import Progress
 
@@ -34,53 +32,17 @@ LINK = CLONE / ".libtorch"
 CPU_LIBRARIES = {"libtorch_cpu.so", "libc10.so", "libgomp.so.1", "libcudart.so.13", "libcupti.so.13"}
 PYTHON_ONLY = {"libtorch_python.so", "libshm.so"}
 
-# What pip says when it fails, and what to do about it.
-PIP_FAILURES = (
-    (r"No space left on device|Errno 28", "the disk is full; free some space, or set BRIGADE_CACHE to another disk"),
-    (r"DO NOT MATCH THE HASHES|Expected sha256",
-     "what came is not what was published: its SHA-256 differs from the pinned one; try again, and if it happens "
-     "again, do not trust that mirror"),
-    (r"NewConnectionError|Max retries|Name or service|Temporary failure|timed out|ConnectionError|ProxyError|SSLError",
-     "the package index cannot be reached; check the network (pip's proxy and index settings apply)"),
-    (r"No matching distribution|Could not find a version",
-     "the package index has no such file, or it cannot be reached; check the network and pip's index settings"),
-    (r"no such option", "this pip is too old; `python3 -m pip install --upgrade pip`"),
-)
-
-
-class SetupError(Exception):
-    """What went wrong and what to do about it, in one line."""
-
-
-def cache_dir() -> Path:
-    """`$BRIGADE_CACHE`, else `brigade` in the user's cache folder."""
-    if os.environ.get("BRIGADE_CACHE"):
-        return Path(os.environ["BRIGADE_CACHE"]).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).absolute() / "brigade"
-
-
 def check_platform() -> None:
     """Refuses machines for which PyTorch publishes no such wheel."""
     machine = platform.machine()
     if not sys.platform.startswith("linux") or machine not in ("x86_64", "AMD64"):
-        raise SetupError(
+        raise common.SetupError(
             f"libtorch is fetched for Linux on x86-64 only, and this is {sys.platform} on {machine}; install libtorch "
             f"{pins.TORCH} yourself and export LIBTORCH=<its folder>"
         )
     libc, version = platform.libc_ver()
     if libc != "glibc" or tuple(int(part) for part in version.split(".")[:2]) < (2, 28):
-        raise SetupError(f"libtorch needs glibc 2.28 or later and this system has {libc or 'another libc'} {version}")
-
-
-def find_pip() -> "list[str]":
-    """The command that starts pip."""
-    candidates = [[sys.executable, "-m", "pip"]] if sys.executable else []
-    candidates += [[found] for found in map(shutil.which, ("pip3", "pip")) if found]
-    for command in candidates:
-        if subprocess.run([*command, "--version"], capture_output=True, check=False).returncode == 0:
-            return command
-    raise SetupError("pip is missing; `apt install python3-pip`, or `python3 -m ensurepip --user`")
+        raise common.SetupError(f"libtorch needs glibc 2.28 or later and this system has {libc or 'another libc'} {version}")
 
 
 def room_needed(variant: pins.Variant) -> int:
@@ -92,19 +54,10 @@ def check_room(variant: pins.Variant, folder: Path) -> None:
     """Refuses before the download what would fail after it."""
     need, free = room_needed(variant), shutil.disk_usage(folder).free
     if free < need:
-        raise SetupError(
+        raise common.SetupError(
             f"{folder} has {free / 1e9:.1f} GB free and {need / 1e9:.1f} GB are needed; free some space, or set "
             "BRIGADE_CACHE to a folder on a larger disk"
         )
-
-
-def explain(stderr: str) -> str:
-    """Turns what pip wrote into one line."""
-    for pattern, meaning in PIP_FAILURES:
-        if re.search(pattern, stderr):
-            return meaning
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    return "pip failed: " + (lines[-1].strip() if lines else "it gave no reason")
 
 
 def bytes_under(folder: Path) -> int:
@@ -149,7 +102,7 @@ def download(pip: "list[str]", wheel: pins.Wheel, folder: Path, label: str) -> P
         said = errors.read()
     files = list(folder.glob("*.whl"))
     if child.returncode != 0 or len(files) != 1:
-        raise SetupError(f"cannot fetch {wheel.name} {wheel.version}: {explain(said)}")
+        raise common.SetupError(f"cannot fetch {wheel.name} {wheel.version}: {common.explain(said)}")
     return files[0]
 
 
@@ -210,29 +163,16 @@ def is_complete(variant: pins.Variant, folder: Path) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def locked(cache: Path):
-    """Holds the cache for this process: two setups at once would delete each other's work."""
-    cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("another setup is at work in the same cache; waiting for it", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def build(variant: pins.Variant, cache: Path) -> Path:
     """Makes sure that the variant lies in the cache, and returns its folder."""
     folder = cache / variant.folder
     if is_complete(variant, folder):
         return folder
-    with locked(cache):
+    with common.locked(cache):
         if is_complete(variant, folder):
             return folder
         check_platform()
-        pip = find_pip()
+        pip = common.find_pip()
         partial = cache / f".partial-{variant.folder}"
         shutil.rmtree(partial, ignore_errors=True)  # left by a setup that was killed
         check_room(variant, cache)
@@ -258,7 +198,7 @@ def link(folder: Path) -> None:
     if LINK.is_symlink() and LINK.resolve() == folder.resolve():
         return
     if LINK.exists() and not LINK.is_symlink():
-        raise SetupError(f"{LINK} is not a link; move it away, or export LIBTORCH={LINK} to build with it")
+        raise common.SetupError(f"{LINK} is not a link; move it away, or export LIBTORCH={LINK} to build with it")
     fresh = LINK.with_name(f".libtorch.{os.getpid()}")
     fresh.symlink_to(folder)
     os.replace(fresh, LINK)
@@ -272,7 +212,7 @@ def own_libtorch() -> bool:
     if not own:
         return False
     if not (Path(own) / "lib" / "libtorch_cpu.so").exists():
-        raise SetupError(f"LIBTORCH={own} has no lib/libtorch_cpu.so; unset it to let setup fetch libtorch")
+        raise common.SetupError(f"LIBTORCH={own} has no lib/libtorch_cpu.so; unset it to let setup fetch libtorch")
     print(f"libtorch: LIBTORCH={own} is set, so nothing is fetched")
     return True
 
@@ -299,30 +239,11 @@ def main() -> int:
     if variant is None:
         return 0
     started = time.monotonic()
-    folder = build(variant, cache_dir())
+    folder = build(variant, common.cache_dir())
     link(folder)
     print(f"libtorch {pins.TORCH} ({variant.name}) is ready in {folder} ({time.monotonic() - started:.0f} s)")
     return 0
 
 
-def run() -> int:
-    """`main`, with every expected failure as one line."""
-    if sys.version_info < (3, 9):
-        print("setup: Python 3.9 or later is needed", file=sys.stderr)
-        return 1
-    try:
-        return main()
-    except SetupError as error:
-        print(f"setup: {error}", file=sys.stderr)
-    except OSError as error:
-        remedy = "free some space, or set BRIGADE_CACHE to another disk" if error.errno == errno.ENOSPC else (
-            "BRIGADE_CACHE names the folder that setup writes to")
-        print(f"setup: {error.strerror or error}: {error.filename or cache_dir()}; {remedy}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("setup: stopped; nothing was changed", file=sys.stderr)
-        return 130
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(common.run("setup", main))

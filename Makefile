@@ -1,0 +1,58 @@
+# `make run` and `make test` are all that most people need; `make help` lists the rest.
+
+CARGO  ?= cargo
+PYTHON ?= python3
+ARGS   ?=
+
+# Downloads go outside the clone, so that a second clone costs nothing.
+CACHE := $(or $(BRIGADE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/brigade)
+export BRIGADE_TEST_PYTHON ?= $(CACHE)/test-python/bin/python
+
+# `make setup CUDA=1` once is enough: what is built afterwards follows the libtorch that is linked.
+# (Asked of the shell: make's own $(wildcard) remembers how the folder was before setup.)
+FEATURES = $(if $(shell test -e .libtorch/lib/libtorch_cuda.so && echo yes),--features cuda)
+
+.DEFAULT_GOAL := run
+.PHONY: help tools setup run test test-deps lint check-no-torch bench deny clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+tools:
+	@for pair in $(firstword $(CARGO)):https://rustup.rs c++:build-essential $(firstword $(PYTHON)):python3; do \
+		command -v "$${pair%%:*}" >/dev/null || { echo "$${pair%%:*} is missing; install $${pair#*:}" >&2; exit 1; }; \
+	done
+
+setup: tools ## fetch libtorch, once (CUDA=1 for NVIDIA GPUs, CUDA=0 back to the CPU)
+	@$(PYTHON) scripts/setup.py $(if $(filter 1,$(CUDA)),--cuda) $(if $(filter 0,$(CUDA)),--cpu)
+
+run: setup ## build, then run the whole system on this machine (ARGS="..." for `brigade demo`)
+	$(CARGO) build --release $(FEATURES)
+	@$(CARGO) run --quiet --release $(FEATURES) -- demo $(ARGS)
+
+test: setup test-deps lint check-no-torch ## everything that must hold: format, lints, documentation, all tests
+	$(CARGO) test --workspace $(FEATURES)
+
+test-deps: tools ## install what the tests compare against: Ceph's object store, a Python with boto3
+	@PYTHON="$(PYTHON)" scripts/test-deps.sh
+
+lint: setup ## format, clippy and documentation, with warnings as errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets $(FEATURES) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --quiet --workspace --no-deps $(FEATURES)
+
+check-no-torch: tools ## the roles that neither train nor score build without libtorch
+	@if $(CARGO) tree --package brigade --no-default-features --edges normal,build --prefix none | grep '^torch-sys '; \
+		then echo "brigade --no-default-features depends on libtorch" >&2; exit 1; fi
+	$(CARGO) clippy --package brigade --no-default-features --all-targets -- -D warnings
+
+bench: setup ## measure (ARGS="..." for `cargo bench`)
+	$(CARGO) bench $(FEATURES) $(ARGS)
+
+deny: tools ## licences, sources and known flaws of the dependencies; needs cargo-deny
+	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --all-features check; \
+	else echo "cargo-deny is not installed; to build it (minutes): cargo install --locked cargo-deny" >&2; exit 1; fi
+
+clean: ## remove what was built and the demo's run; keep the downloads
+	$(CARGO) clean
+	rm -rf demo-run .libtorch
