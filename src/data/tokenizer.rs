@@ -1,0 +1,206 @@
+//! The tokenizer: loaded from a `tokenizer.json`, or trained on a sample of the corpus.
+
+use std::path::Path;
+
+use brigade_protocol::{Digest, MAX_VOCAB_SIZE};
+use tokenizers::decoders::byte_level::ByteLevel as ByteLevelDecoder;
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::DataError;
+
+/// Bytes of text that a tokenizer is trained on.
+pub(super) const SAMPLE_BYTES: u64 = 16 << 20;
+/// The smallest vocabulary that can be trained: the 256 bytes and the end-of-document token.
+pub const MIN_TRAINED_VOCAB: u32 = 257;
+/// The end-of-document token of a trained tokenizer. Its id is 0.
+pub const END_OF_DOCUMENT: &str = "<|endoftext|>";
+
+/// Names under which the usual tokenizers know the end of a document, the more specific first.
+const END_NAMES: &[&str] = &[
+    END_OF_DOCUMENT,
+    "<|end_of_text|>",
+    "<｜end▁of▁sentence｜>",
+    "<|im_end|>",
+    "<eos>",
+    "</s>",
+    "[EOS]",
+];
+/// The longest `tokenizer.json` that is read. The largest in use, with 256 thousand tokens, take a quarter of it.
+const MAX_TOKENIZER_BYTES: u64 = 128 << 20;
+
+/// A tokenizer that is ready to encode documents.
+#[derive(Debug)]
+pub struct Encoder {
+    tokenizer: Tokenizer,
+    json: Vec<u8>,
+    vocab_size: u32,
+    end_of_document: u32,
+}
+
+impl Encoder {
+    /// Loads a `tokenizer.json`. `end_of_document` names the token that follows each document; without it the usual
+    /// names are tried.
+    ///
+    /// # Errors
+    /// [`DataError::Tokenizer`], [`DataError::Io`].
+    pub fn load(path: &Path, end_of_document: Option<&str>) -> Result<Self, DataError> {
+        let wrong = |reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
+        let length = std::fs::metadata(path).map_err(|error| DataError::io(path, error))?.len();
+        if length > MAX_TOKENIZER_BYTES {
+            return Err(wrong(format!("longer than {} MiB", MAX_TOKENIZER_BYTES >> 20)));
+        }
+        let json = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
+        Self::from_json(json, end_of_document).map_err(wrong)
+    }
+
+    /// Trains byte-level BPE (GPT-2, as in Radford et al. 2019 §2.2) with `vocab_size` tokens on `sample`. A sample too poor for
+    /// so many merges yields fewer tokens.
+    ///
+    /// The same sample gives the same bytes.
+    ///
+    /// # Errors
+    /// [`DataError::Setting`] for a vocabulary outside the bounds, [`DataError::Train`].
+    pub fn train(vocab_size: u32, sample: Vec<String>) -> Result<Self, DataError> {
+        Self::check_vocab(vocab_size)?;
+        let failed = |error: tokenizers::Error| DataError::Train { reason: error.to_string() };
+        let mut trainer: TrainerWrapper = BpeTrainer::builder()
+            .show_progress(false)
+            .vocab_size(vocab_size as usize)
+            .special_tokens(vec![AddedToken::from(END_OF_DOCUMENT, true)])
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .build()
+            .into();
+        let mut tokenizer = Tokenizer::new(BPE::default());
+        let byte_level = ByteLevel::default().add_prefix_space(false);
+        tokenizer.with_pre_tokenizer(Some(byte_level)).with_decoder(Some(ByteLevelDecoder::default()));
+        tokenizer.train(&mut trainer, sample.into_iter()).map_err(failed)?;
+        let json = tokenizer.to_string(false).map_err(failed)?;
+        Self::from_json(json.into_bytes(), Some(END_OF_DOCUMENT)).map_err(|reason| DataError::Train { reason })
+    }
+
+    /// Whether a vocabulary of that size can be trained.
+    pub(super) fn check_vocab(vocab_size: u32) -> Result<(), DataError> {
+        if (MIN_TRAINED_VOCAB..=MAX_VOCAB_SIZE).contains(&vocab_size) {
+            return Ok(());
+        }
+        let reason = format!("{vocab_size} is not in {MIN_TRAINED_VOCAB}..={MAX_VOCAB_SIZE}");
+        Err(DataError::setting("--train-bpe", reason))
+    }
+
+    fn from_json(json: Vec<u8>, end_of_document: Option<&str>) -> Result<Self, String> {
+        let mut tokenizer = Tokenizer::from_bytes(&json).map_err(|error| error.to_string().replace('\n', " "))?;
+        // A file may carry the truncation and padding of whoever saved it; documents are encoded whole.
+        tokenizer.with_truncation(None).map_err(|error| error.to_string())?.with_padding(None);
+        // A text that spells a special token is text: it must not end its document.
+        tokenizer.set_encode_special_tokens(true);
+        let vocab_size = tokenizer.get_vocab(true).into_values().max().map_or(0, |id| id.saturating_add(1));
+        if !(1..=MAX_VOCAB_SIZE).contains(&vocab_size) {
+            return Err(format!("{vocab_size} token ids, not 1..={MAX_VOCAB_SIZE}"));
+        }
+        let names = end_of_document.as_ref().map_or(END_NAMES, std::slice::from_ref);
+        let id = names.iter().find_map(|name| tokenizer.token_to_id(name));
+        let Some(end_of_document) = id else {
+            return Err(format!("has no token {}: name one with --end-of-document", names.join(" or ")));
+        };
+        Ok(Self { tokenizer, json, vocab_size, end_of_document })
+    }
+
+    /// The `tokenizer.json`, byte for byte as it was loaded or trained.
+    pub fn json(&self) -> &[u8] {
+        &self.json
+    }
+
+    /// SHA-256 of [`json`](Self::json).
+    pub fn sha256(&self) -> Digest {
+        Digest::of(&self.json)
+    }
+
+    /// Number of token ids: one more than the largest.
+    pub fn vocab_size(&self) -> u32 {
+        self.vocab_size
+    }
+
+    /// The token id that follows each document.
+    pub fn end_of_document(&self) -> u32 {
+        self.end_of_document
+    }
+
+    /// Encodes documents on all cores, without special tokens of the tokenizer's own.
+    ///
+    /// # Errors
+    /// [`DataError::Encode`].
+    pub fn encode(&self, documents: &[String]) -> Result<Vec<Vec<u32>>, DataError> {
+        let inputs: Vec<&str> = documents.iter().map(String::as_str).collect();
+        let encodings = self.tokenizer.encode_batch_fast(inputs, false);
+        let encodings = encodings.map_err(|error| DataError::Encode { reason: error.to_string() })?;
+        Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
+    }
+
+    /// The text of `tokens`, special tokens included.
+    ///
+    /// # Errors
+    /// [`DataError::Encode`].
+    pub fn decode(&self, tokens: &[u32]) -> Result<String, DataError> {
+        self.tokenizer.decode(tokens, false).map_err(|error| DataError::Encode { reason: error.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn sample() -> Vec<String> {
+        (0..400).map(|n| format!("the quick brown fox {n} jumps over the lazy dog; let x_{n} = {};\n", n * n)).collect()
+    }
+
+    #[test]
+    fn training_is_deterministic_and_the_end_is_token_zero() {
+        let encoder = Encoder::train(400, sample()).unwrap();
+        assert_eq!((encoder.vocab_size(), encoder.end_of_document()), (400, 0));
+        for _ in 0..4 {
+            assert_eq!(Encoder::train(400, sample()).unwrap().sha256(), encoder.sha256());
+        }
+    }
+
+    #[test]
+    fn every_text_comes_back_and_none_forges_an_end() {
+        let encoder = Encoder::train(300, sample()).unwrap();
+        let texts = ["", " the fox", "naïve 😀\0\u{7f}", "a<|endoftext|>b"].map(str::to_owned);
+        for (text, tokens) in texts.iter().zip(encoder.encode(&texts).unwrap()) {
+            assert!(tokens.iter().all(|t| *t != 0 && *t < 300), "{text}");
+            assert_eq!(&encoder.decode(&tokens).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_loaded_tokenizer_keeps_its_bytes_and_drops_its_truncation() {
+        let trained = Encoder::train(300, sample()).unwrap();
+        let mut value: serde_json::Value = serde_json::from_slice(trained.json()).unwrap();
+        value["truncation"] =
+            serde_json::json!({"direction":"Right","max_length":3,"strategy":"LongestFirst","stride":0});
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        std::fs::write(&path, serde_json::to_vec(&value).unwrap()).unwrap();
+        let loaded = Encoder::load(&path, None).unwrap();
+        assert_eq!(loaded.json(), serde_json::to_vec(&value).unwrap());
+        assert_eq!(loaded.encode(&sample()).unwrap(), trained.encode(&sample()).unwrap());
+    }
+
+    #[test]
+    fn unusable_tokenizers_are_explained() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        std::fs::write(&path, "{\"not\": \"a tokenizer\"}").unwrap();
+        assert!(matches!(Encoder::load(&path, None), Err(DataError::Tokenizer { .. })));
+        std::fs::write(&path, Encoder::train(300, sample()).unwrap().json()).unwrap();
+        let error = Encoder::load(&path, Some("<end>")).unwrap_err().to_string();
+        assert!(error.ends_with("has no token <end>: name one with --end-of-document"), "{error}");
+        assert!(matches!(Encoder::load(Path::new("nowhere"), None), Err(DataError::Io { .. })));
+        let error = Encoder::train(100, sample()).unwrap_err().to_string();
+        assert_eq!(error, "--train-bpe 100 is not in 257..=1048576");
+    }
+}
