@@ -1,1 +1,27 @@
-//! bucket
+//! Object storage, as Brigade uses it.
+//!
+//! - [`Bucket`] is one bucket: bounded reads, pinned reads, create-once objects, compare-and-swap, lists.
+//! - [`BucketAddress`] says where a bucket is and holds no secret; [`Credentials`] open it.
+//! - [`keys`] is the only place that spells a key.
+//! - [`Fence`] lets one of several aggregators act.
+//! - [`ServerClock`] tells the time as the object store tells it.
+//!
+//! Every byte that comes out of a bucket is hostile until its hash has been checked: sizes are bounded before a body
+//! is read, error bodies are cut, redirects are not followed, and nothing that a server says can panic.
+
+mod bucket;
+mod credentials;
+mod error;
+mod fence;
+pub mod keys;
+mod options;
+mod place;
+mod wire;
+
+pub use brigade_protocol::{BucketAddress, Dialect};
+pub use bucket::{Bucket, Creation, Object, ObjectMeta, Pin, PollPolicy, Probe, Stored};
+pub use credentials::{Access, Credentials};
+pub use error::{BucketError, Cause, Result};
+pub use fence::{Fence, FenceRecord};
+pub use options::BucketOptions;
+pub use wire::{Counters, RequestKind, ServerClock, Traffic};
