@@ -1,3 +1,27 @@
 //! Brigade: strangers train one language model together, with nothing between them but object storage.
+//!
+//! This is the program; what it stands on are the crates `brigade-protocol` (what peers agree on), `brigade-codec`
+//! (the update file), `brigade-bucket` (object storage) and `brigade-trainer` (libtorch).
+//!
+//! | module | role |
+//! | --- | --- |
+//! | [`commands`] | the command line, one file a command |
+//! | [`config`] | configuration files |
+//! | [`data`] | text in, token shards out |
+//! | [`demo`] | the whole system on one machine |
+//! | [`events`] | what a role tells |
+//! | [`identity`] | the keys by which a participant is known |
+//! | [`roles`] | aggregator, miner, validator |
+//! | [`mod@run`] | a run as its bucket tells it |
+//! | [`shutdown`] | the wish to stop |
 
+pub mod commands;
+pub mod config;
 pub mod data;
+#[cfg(feature = "torch")]
+pub mod demo;
+pub mod events;
+pub mod identity;
+pub mod roles;
+pub mod run;
+pub mod shutdown;

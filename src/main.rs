@@ -1,2 +1,27 @@
 //! The program.
-fn main() {}
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+
+use brigade::commands::Cli;
+use clap::Parser as _;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "brigade=info,warn".into()))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The whole chain on one line: what failed, and why.
+            let line = format!("{error:#}").lines().collect::<Vec<_>>().join(" ");
+            let _ = writeln!(std::io::stderr(), "error: {line}");
+            ExitCode::FAILURE
+        }
+    }
+}

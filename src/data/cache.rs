@@ -71,7 +71,8 @@ impl ShardCache {
     /// with the folder is logged and worked around.
     pub async fn ensure(&self, id: ShardId) -> Result<Arc<Shard>, DataError> {
         let said = Said::find(&self.index, id).ok_or(DataError::NoShard { shard: id })?;
-        let slot = Arc::clone(self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default());
+        let slot =
+            Arc::clone(self.slots.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default());
         let mut slot = slot.lock().await;
         if let Some(shard) = slot.upgrade() {
             return Ok(shard);
@@ -102,7 +103,11 @@ impl ShardCache {
             let fetch = |id| {
                 let cache = Arc::clone(&cache);
                 async move {
-                    cache.ensure(id).await.inspect_err(|error| tracing::warn!(%error, "prefetch failed")).is_ok()
+                    cache
+                        .ensure(id)
+                        .await
+                        .inspect_err(|error| tracing::warn!(%error, "prefetch failed"))
+                        .is_ok()
                 }
             };
             let fetches = futures::stream::iter(shards).map(fetch).buffer_unordered(PREFETCH_CONCURRENCY);

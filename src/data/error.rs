@@ -23,7 +23,9 @@ pub enum DataError {
         source: std::io::Error,
     },
     /// Inputs without a single document.
-    #[error("no text found under {inputs}: give .txt, source, .jsonl, .jsonl.zst or .parquet files that hold text")]
+    #[error(
+        "no text found under {inputs}: give .txt, source, .jsonl, .jsonl.zst or .parquet files that hold text"
+    )]
     NoText {
         /// The inputs, joined by commas.
         inputs: String,
@@ -115,7 +117,9 @@ pub enum DataError {
         found: String,
     },
     /// The output already holds another dataset.
-    #[error("{output} already holds another dataset ({file} differs): choose another output, or pass --replace")]
+    #[error(
+        "{output} already holds another dataset ({file} differs): choose another output, or pass --replace"
+    )]
     Occupied {
         /// The folder or URL.
         output: String,

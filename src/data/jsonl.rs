@@ -30,7 +30,11 @@ pub(super) fn read(
     for line in 1.. {
         buffer.clear();
         let limit = MAX_LINE_BYTES + 1;
-        reader.by_ref().take(limit).read_until(b'\n', &mut buffer).map_err(|error| DataError::io(path, error))?;
+        reader
+            .by_ref()
+            .take(limit)
+            .read_until(b'\n', &mut buffer)
+            .map_err(|error| DataError::io(path, error))?;
         if buffer.is_empty() {
             break;
         }
@@ -132,7 +136,8 @@ mod tests {
 
     #[test]
     fn takes_one_field_of_each_row() {
-        let input = b"{\"id\":[1,{\"text\":\"no\"}],\"text\":\"a\\nb\"}\n\n{\"text\":null}\r\n{\"text\":\"last\"}";
+        let input =
+            b"{\"id\":[1,{\"text\":\"no\"}],\"text\":\"a\\nb\"}\n\n{\"text\":null}\r\n{\"text\":\"last\"}";
         assert_eq!(texts(input, "text").unwrap(), ["a\nb", "last"]);
     }
 
@@ -141,7 +146,9 @@ mod tests {
         let error = texts(b"{\"text\":\"a\"}\n{\"text\": oops}\n", "text").unwrap_err().to_string();
         assert!(error.starts_with("in.jsonl:2: expected value at column"), "{error}");
         assert!(texts(b"[1]\n", "text").unwrap_err().to_string().contains("an object with a string `text`"));
-        assert!(texts(b"{\"text\":3}\n", "text").unwrap_err().to_string().starts_with("in.jsonl:1: invalid type"));
+        assert!(
+            texts(b"{\"text\":3}\n", "text").unwrap_err().to_string().starts_with("in.jsonl:1: invalid type")
+        );
         assert!(texts(b"{\"text\":\"\xff\"}\n", "text").is_err());
         assert!(texts(b"{} {}\n", "text").is_err());
     }
@@ -158,7 +165,8 @@ mod tests {
     #[test]
     fn an_endless_line_is_refused_without_being_held() {
         let endless = std::io::repeat(b'x');
-        let error = read(Path::new("in.jsonl"), endless, "text", &mut |_| Ok(ControlFlow::Continue(()))).unwrap_err();
+        let error =
+            read(Path::new("in.jsonl"), endless, "text", &mut |_| Ok(ControlFlow::Continue(()))).unwrap_err();
         assert_eq!(error.to_string(), "in.jsonl:1: longer than 64 MiB");
     }
 

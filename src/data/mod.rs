@@ -23,8 +23,8 @@ mod writer;
 pub use cache::{Prefetch, ShardCache};
 pub use error::DataError;
 pub use prepare::{
-    DEFAULT_HELDOUT_FRACTION, DEFAULT_SHARD_TOKENS, DEFAULT_TEXT_COLUMN, PrepareOptions, Prepared, TokenizerChoice,
-    prepare,
+    DEFAULT_HELDOUT_FRACTION, DEFAULT_SHARD_TOKENS, DEFAULT_TEXT_COLUMN, PrepareOptions, Prepared,
+    TokenizerChoice, prepare,
 };
 pub use progress::Progress;
 pub use shard::Shard;

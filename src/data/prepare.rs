@@ -107,18 +107,16 @@ pub struct Prepared {
 ///
 /// # Errors
 /// [`DataError`]: of the options, the inputs, the tokenizer and the sink.
-pub fn prepare(
-    options: &PrepareOptions,
-    sink: &dyn Sink,
-    progress: Progress,
-) -> Result<Prepared, DataError> {
+pub fn prepare(options: &PrepareOptions, sink: &dyn Sink, progress: Progress) -> Result<Prepared, DataError> {
     options.check()?;
     let mut output = Output::open(sink, options.replace)?;
     let sources = source::find(&options.inputs)?;
     let plan = Plan::new(&options.tokenizer)?;
     let mut survey = look(options, &sources, plan.sample_bytes(), progress)?;
     if survey.totals.documents == 0 {
-        return Err(DataError::NoText { inputs: list(options.inputs.iter().map(|i| i.display().to_string())) });
+        return Err(DataError::NoText {
+            inputs: list(options.inputs.iter().map(|i| i.display().to_string())),
+        });
     }
     let encoder = match plan {
         Plan::Ready(encoder) => *encoder,
@@ -141,7 +139,9 @@ impl Plan {
             TokenizerChoice::Load { path, end_of_document } => {
                 Ok(Self::Ready(Box::new(Encoder::load(path, end_of_document.as_deref())?)))
             }
-            TokenizerChoice::Train { vocab_size } => Encoder::check_vocab(*vocab_size).map(|()| Self::Train(*vocab_size)),
+            TokenizerChoice::Train { vocab_size } => {
+                Encoder::check_vocab(*vocab_size).map(|()| Self::Train(*vocab_size))
+            }
         }
     }
 

@@ -91,7 +91,12 @@ impl Shard {
         };
         if let Some(offset) = tokens.iter().position(|token| *token >= self.vocab_size) {
             let (position, token) = ((start + offset) as u64, tokens[offset]);
-            return Err(DataError::TokenOutOfRange { shard: self.id, position, token, vocab_size: self.vocab_size });
+            return Err(DataError::TokenOutOfRange {
+                shard: self.id,
+                position,
+                token,
+                vocab_size: self.vocab_size,
+            });
         }
         Ok(tokens)
     }

@@ -154,7 +154,8 @@ impl Sink for ObjectSink {
     }
 
     fn write(&self, name: &str, bytes: Bytes) -> Result<(), DataError> {
-        let units = u32::try_from(bytes.len().div_ceil(UPLOAD_UNIT)).unwrap_or(UPLOAD_UNITS).min(UPLOAD_UNITS);
+        let units =
+            u32::try_from(bytes.len().div_ceil(UPLOAD_UNIT)).unwrap_or(UPLOAD_UNITS).min(UPLOAD_UNITS);
         let room = self.runtime.block_on(Arc::clone(&self.room).acquire_many_owned(units));
         let (store, key) = (Arc::clone(&self.store), self.prefix.clone().join(name));
         let place = format!("{self}/{name}");

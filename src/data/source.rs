@@ -15,11 +15,12 @@ use super::{jsonl, table};
 /// Extensions of the text files that are taken from a folder. Data (`.json`, `.csv`, `.svg`) is left out: a file
 /// that is named by itself is read whatever its extension.
 const TEXT_EXTENSIONS: &[&str] = &[
-    "adoc", "asm", "bash", "c", "cc", "clj", "cmake", "cpp", "cs", "css", "cu", "cuh", "cxx", "dart", "el", "elm", "erl",
-    "ex", "exs", "f90", "fs", "glsl", "go", "groovy", "h", "hh", "hpp", "hs", "html", "java", "jl", "js", "jsx", "kt",
-    "lean", "lisp", "lua", "m", "markdown", "md", "ml", "mli", "nim", "nix", "pas", "php", "pl", "pm", "proto", "ps1", "py",
-    "pyi", "r", "rb", "rs", "rst", "s", "scala", "scm", "sh", "sol", "sql", "swift", "tcl", "tex", "text", "tf", "toml",
-    "ts", "tsx", "txt", "v", "vhdl", "vim", "vue", "wgsl", "yaml", "yml", "zig",
+    "adoc", "asm", "bash", "c", "cc", "clj", "cmake", "cpp", "cs", "css", "cu", "cuh", "cxx", "dart", "el",
+    "elm", "erl", "ex", "exs", "f90", "fs", "glsl", "go", "groovy", "h", "hh", "hpp", "hs", "html", "java",
+    "jl", "js", "jsx", "kt", "lean", "lisp", "lua", "m", "markdown", "md", "ml", "mli", "nim", "nix", "pas",
+    "php", "pl", "pm", "proto", "ps1", "py", "pyi", "r", "rb", "rs", "rst", "s", "scala", "scm", "sh", "sol",
+    "sql", "swift", "tcl", "tex", "text", "tf", "toml", "ts", "tsx", "txt", "v", "vhdl", "vim", "vue",
+    "wgsl", "yaml", "yml", "zig",
 ];
 
 /// How a file is read.
@@ -66,7 +67,8 @@ pub(super) fn find(inputs: &[PathBuf]) -> Result<Vec<Source>, DataError> {
 }
 
 fn walk(folder: &Path, sources: &mut Vec<Source>) -> Result<(), DataError> {
-    let shown = |entry: &DirEntry| entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".");
+    let shown =
+        |entry: &DirEntry| entry.depth() == 0 || !entry.file_name().as_encoded_bytes().starts_with(b".");
     let failed = |error: walkdir::Error| {
         let path = error.path().unwrap_or(folder).to_owned();
         DataError::io(path, error.into())
@@ -154,7 +156,9 @@ mod tests {
     #[test]
     fn a_folder_is_walked_in_order_without_binaries_and_hidden_files() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["b.rs", "a.txt", "c.PY", "d.bin", ".hidden.txt", "e.jsonl", "f.jsonl.zst", "g.parquet", "h.zst"] {
+        for name in
+            ["b.rs", "a.txt", "c.PY", "d.bin", ".hidden.txt", "e.jsonl", "f.jsonl.zst", "g.parquet", "h.zst"]
+        {
             std::fs::write(folder.path().join(name), "x").unwrap();
         }
         std::fs::create_dir_all(folder.path().join(".git")).unwrap();

@@ -203,7 +203,10 @@ pub(super) mod tests {
         let path = folder.path().join("t.parquet");
         write_table(&path, &[Some("x")], Compression::UNCOMPRESSED);
         let error = texts(&path, "content").unwrap_err().to_string();
-        assert!(error.ends_with("no column `content`; there are: id, text (choose one with --text-column)"), "{error}");
+        assert!(
+            error.ends_with("no column `content`; there are: id, text (choose one with --text-column)"),
+            "{error}"
+        );
         let error = texts(&path, "id").unwrap_err().to_string();
         assert!(error.ends_with("column `id` is INT64, not a plain string"), "{error}");
     }
@@ -219,13 +222,11 @@ pub(super) mod tests {
             assert!(matches!(texts(&path, "text"), Err(DataError::Parquet { .. })), "cut at {cut}");
         }
         for position in 0..good.len() {
-            for flip in [0x01, 0x80, 0xff] {
-                let mut bad = good.clone();
-                bad[position] ^= flip;
-                std::fs::write(&path, &bad).unwrap();
-                if let Err(error) = texts(&path, "text") {
-                    assert!(!error.to_string().contains('\n'));
-                }
+            let mut bad = good.clone();
+            bad[position] ^= 0x80 >> (position % 8);
+            std::fs::write(&path, &bad).unwrap();
+            if let Err(error) = texts(&path, "text") {
+                assert!(!error.to_string().contains('\n'));
             }
         }
     }

@@ -19,15 +19,8 @@ pub const MIN_TRAINED_VOCAB: u32 = 257;
 pub const END_OF_DOCUMENT: &str = "<|endoftext|>";
 
 /// Names under which the usual tokenizers know the end of a document, the more specific first.
-const END_NAMES: &[&str] = &[
-    END_OF_DOCUMENT,
-    "<|end_of_text|>",
-    "<｜end▁of▁sentence｜>",
-    "<|im_end|>",
-    "<eos>",
-    "</s>",
-    "[EOS]",
-];
+const END_NAMES: &[&str] =
+    &[END_OF_DOCUMENT, "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<|im_end|>", "<eos>", "</s>", "[EOS]"];
 /// The longest `tokenizer.json` that is read. The largest in use, with 256 thousand tokens, take a quarter of it.
 const MAX_TOKENIZER_BYTES: u64 = 128 << 20;
 
@@ -78,7 +71,8 @@ impl Encoder {
         tokenizer.with_pre_tokenizer(Some(byte_level)).with_decoder(Some(ByteLevelDecoder::default()));
         tokenizer.train(&mut trainer, sample.into_iter()).map_err(failed)?;
         let json = tokenizer.to_string(false).map_err(failed)?;
-        Self::from_json(json.into_bytes(), Some(END_OF_DOCUMENT)).map_err(|reason| DataError::Train { reason })
+        Self::from_json(json.into_bytes(), Some(END_OF_DOCUMENT))
+            .map_err(|reason| DataError::Train { reason })
     }
 
     /// Whether a vocabulary of that size can be trained.
@@ -91,7 +85,8 @@ impl Encoder {
     }
 
     fn from_json(json: Vec<u8>, end_of_document: Option<&str>) -> Result<Self, String> {
-        let mut tokenizer = Tokenizer::from_bytes(&json).map_err(|error| error.to_string().replace('\n', " "))?;
+        let mut tokenizer =
+            Tokenizer::from_bytes(&json).map_err(|error| error.to_string().replace('\n', " "))?;
         // A file may carry the truncation and padding of whoever saved it; documents are encoded whole.
         tokenizer.with_truncation(None).map_err(|error| error.to_string())?.with_padding(None);
         // A text that spells a special token is text: it must not end its document.
@@ -154,7 +149,9 @@ mod tests {
     use super::*;
 
     fn sample() -> Vec<String> {
-        (0..400).map(|n| format!("the quick brown fox {n} jumps over the lazy dog; let x_{n} = {};\n", n * n)).collect()
+        (0..400)
+            .map(|n| format!("the quick brown fox {n} jumps over the lazy dog; let x_{n} = {};\n", n * n))
+            .collect()
     }
 
     #[test]

@@ -188,6 +188,8 @@ pub struct Windows {
     pub score_seconds: u64,
     /// Cut off as soon as every active miner of the roster has delivered.
     pub close_when_complete: bool,
+    /// Active miners that the first window waits for.
+    pub start_peers: u32,
     /// Active miners without which no window opens.
     pub min_peers: u32,
     /// Active miners beyond which nobody is admitted.
@@ -205,6 +207,7 @@ impl Default for Windows {
             train_seconds: 20 * 60,
             score_seconds: 120,
             close_when_complete: true,
+            start_peers: 1,
             min_peers: 1,
             max_peers: 256,
             evict_after: 2,
@@ -280,7 +283,7 @@ impl Manifest {
             ("windows.train_seconds", w.train_seconds, 1, 7 * 86_400),
             ("windows.score_seconds", w.score_seconds, 1, 7 * 86_400),
             ("windows.min_peers", u64::from(w.min_peers), 1, 65_536),
-            ("windows.max_peers", u64::from(w.max_peers), u64::from(w.min_peers), 65_536),
+            ("windows.max_peers", u64::from(w.max_peers), u64::from(w.min_peers.max(w.start_peers)), 65_536),
             ("windows.evict_after", u64::from(w.evict_after), 1, 1 << 20),
             ("windows.checkpoint_every", w.checkpoint_every, 1, 1 << 20),
             ("scoring.sequences", u64::from(self.scoring.sequences), 1, 1 << 20),

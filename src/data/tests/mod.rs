@@ -1,8 +1,8 @@
 //! Datasets made from real files, and read back.
 #![allow(clippy::unwrap_used)]
 
-mod cache;
-mod prepare;
+mod caching;
+mod preparing;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,8 @@ use super::{Encoder, FolderSink, PrepareOptions, Prepared, Progress, TokenizerCh
 /// Some two hundred sentences that differ.
 fn sentence(n: usize) -> String {
     let (a, b) = (["the", "a", "one", "every"][n % 4], ["river", "bucket", "window", "peer", "delta"][n % 5]);
-    format!("{a} {b} carries {n} words and {} more, fn f{n}(x: u32) -> u32 {{ x + {n} }}\n", n * 7 % 13).repeat(n % 3 + 1)
+    format!("{a} {b} carries {n} words and {} more, fn f{n}(x: u32) -> u32 {{ x + {n} }}\n", n * 7 % 13)
+        .repeat(n % 3 + 1)
 }
 
 fn trained(inputs: Vec<PathBuf>) -> PrepareOptions {

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt as _,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as StoreResult, path::Path as Key,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result as StoreResult,
+    path::Path as Key,
 };
 
 use super::super::{DataError, ShardCache};
@@ -37,7 +38,12 @@ impl ObjectStore for Counting {
     async fn get_ranges(&self, location: &Key, ranges: &[Range<u64>]) -> StoreResult<Vec<Bytes>> {
         self.inner.get_ranges(location, ranges).await
     }
-    async fn put_opts(&self, location: &Key, payload: PutPayload, opts: PutOptions) -> StoreResult<PutResult> {
+    async fn put_opts(
+        &self,
+        location: &Key,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> StoreResult<PutResult> {
         self.inner.put_opts(location, payload, opts).await
     }
     async fn put_multipart_opts(
@@ -117,7 +123,10 @@ async fn sequences_are_the_tokens_of_the_dataset() {
     let stage = Stage::new().await;
     let cache = stage.cache(1 << 30);
     let shard = cache.ensure(id(1)).await.unwrap();
-    assert_eq!((shard.id(), shard.num_tokens(), shard.num_sequences(99), shard.num_sequences(1000)), (id(1), 1000, 10, 0));
+    assert_eq!(
+        (shard.id(), shard.num_tokens(), shard.num_sequences(99), shard.num_sequences(1000)),
+        (id(1), 1000, 10, 0)
+    );
     for j in [0, 1, 9] {
         let start = 1000 + j * 99;
         assert_eq!(shard.sequence(j as u64, 99).unwrap(), stage.tokens[start..start + 100]);
@@ -183,7 +192,10 @@ async fn a_shard_that_is_not_what_the_index_says_is_refused() {
     assert!(matches!(&error, DataError::ShardDigest { key, .. } if key == "set/train-00000.bin"), "{error}");
     for (number, length) in [(1, 2001), (2, 0)] {
         let error = cache.ensure(id(number)).await.unwrap_err();
-        assert!(matches!(error, DataError::ShardLength { expected: 2000, found, .. } if found == length), "{error}");
+        assert!(
+            matches!(error, DataError::ShardLength { expected: 2000, found, .. } if found == length),
+            "{error}"
+        );
     }
     assert!(stage.on_disk().is_empty());
     stage.store.delete(&Key::from("set/train-00003.bin")).await.unwrap();
@@ -270,7 +282,8 @@ async fn caches_that_share_a_folder_do_not_hinder_each_other() {
         let start = n as usize * 1000;
         assert_eq!(shard.sequence(0, 999).unwrap(), stage.tokens[start..start + 1000]);
     }
-    let leftovers = std::fs::read_dir(stage.cached()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let leftovers =
+        std::fs::read_dir(stage.cached()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
     assert!(leftovers.into_iter().all(|name| name.ends_with(".bin")));
 }
 

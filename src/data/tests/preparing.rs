@@ -64,7 +64,10 @@ fn shards_are_full_but_the_last_and_hash_as_listed() {
     assert!((1..=1000).contains(&last.tokens));
     let files = files(&out);
     for shard in index.train.iter().chain(&index.heldout) {
-        assert_eq!((files[&shard.file].len() as u64, Digest::of(&files[&shard.file])), (shard.bytes, shard.sha256));
+        assert_eq!(
+            (files[&shard.file].len() as u64, Digest::of(&files[&shard.file])),
+            (shard.bytes, shard.sha256)
+        );
     }
     assert_eq!(Digest::of(&files["tokenizer.json"]), index.tokenizer.sha256);
     assert_eq!(files.len(), index.train.len() + index.heldout.len() + 2);
@@ -165,7 +168,9 @@ fn mistakes_are_explained_before_anything_is_written() {
     assert!(fails(&trained(vec![place("one.txt")])).starts_with("all 1 documents would be held out"));
     assert!(fails(&trained(vec![place("bad.jsonl")])).contains("bad.jsonl:2: expected value"));
     let one = || trained(vec![place("one.txt")]);
-    assert!(fails(&PrepareOptions { heldout_fraction: f64::NAN, ..one() }).contains("--heldout-fraction NaN"));
+    assert!(
+        fails(&PrepareOptions { heldout_fraction: f64::NAN, ..one() }).contains("--heldout-fraction NaN")
+    );
     assert!(fails(&PrepareOptions { shard_tokens: 1, ..one() }).contains("--shard-tokens 1 is not in"));
     let tokenizer = TokenizerChoice::Train { vocab_size: 256 };
     assert!(fails(&PrepareOptions { tokenizer, ..one() }).contains("--train-bpe 256 is not in 257"));

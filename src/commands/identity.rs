@@ -1,0 +1,39 @@
+//! `brigade identity`: the keys by which a participant is known.
+
+use std::path::PathBuf;
+
+use crate::identity::Identity;
+
+/// What to do with an identity.
+#[derive(Debug, clap::Subcommand)]
+pub enum Action {
+    /// Make a new identity file. It is never overwritten.
+    New {
+        /// Where to write it; only its owner may read it.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Show the public half of an identity file.
+    Show {
+        /// The identity file.
+        file: PathBuf,
+    },
+}
+
+/// Runs `brigade identity`.
+///
+/// # Errors
+/// When the file cannot be written or read.
+#[expect(clippy::print_stdout, reason = "the answer of the command")]
+pub fn run(action: Action) -> anyhow::Result<()> {
+    let identity = match action {
+        Action::New { out } => {
+            let identity = Identity::generate()?;
+            identity.save_new(&out)?;
+            identity
+        }
+        Action::Show { file } => Identity::load(&file)?,
+    };
+    println!("{}", serde_json::json!({ "id": identity.id(), "seal_to": identity.seal_to() }));
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! The commands, one file each.
+
+mod data;
+#[cfg(feature = "torch")]
+mod demo;
+mod identity;
+mod role;
+mod run;
+mod serve;
+
+use clap::{Parser, Subcommand};
+
+/// Strangers train one language model together, with nothing between them but object storage.
+#[derive(Debug, Parser)]
+#[command(name = "brigade", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Train a model on this machine with the whole system: a store, an aggregator, a validator, miners.
+    #[cfg(feature = "torch")]
+    Demo(demo::Args),
+    /// Train: take windows, upload updates, follow the run.
+    #[cfg(feature = "torch")]
+    Miner(role::Args),
+    /// Score updates and measure the model after every window.
+    #[cfg(feature = "torch")]
+    Validator(role::Args),
+    /// Open windows, merge updates, close windows.
+    Aggregator(role::Args),
+    /// Create a run, or look at one.
+    #[command(subcommand)]
+    Run(run::Action),
+    /// Make or show the key by which a participant is known.
+    #[command(subcommand)]
+    Identity(identity::Action),
+    /// Turn text into token shards.
+    #[command(subcommand)]
+    Data(data::Action),
+    /// Serve buckets from a folder over S3: the embedded server.
+    Serve(serve::Args),
+}
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Whatever stops it, as one line for a person.
+    pub fn run(self) -> anyhow::Result<()> {
+        match self.command {
+            #[cfg(feature = "torch")]
+            Command::Demo(args) => demo::run(args),
+            #[cfg(feature = "torch")]
+            Command::Miner(args) => role::run(args, crate::roles::miner::run),
+            #[cfg(feature = "torch")]
+            Command::Validator(args) => role::run(args, crate::roles::validator::run),
+            Command::Aggregator(args) => role::run(args, crate::roles::aggregator::run),
+            Command::Run(action) => run::run(action),
+            Command::Identity(action) => identity::run(action),
+            Command::Data(action) => data::run(action),
+            Command::Serve(args) => serve::run(args),
+        }
+    }
+}
+
+/// The asynchronous runtime. Input and output only: models compute on threads of their own.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
+}

@@ -1,0 +1,43 @@
+//! `brigade aggregator`, `brigade miner`, `brigade validator`: the same arguments, another role.
+
+use std::path::PathBuf;
+
+use crate::config::Participant;
+use crate::events::Reporter;
+use crate::shutdown::{Shutdown, Stopped};
+
+/// Arguments of a role.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The participant's settings (TOML).
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Tell what happens as JSON, one object a line, on standard output.
+    #[arg(long)]
+    json: bool,
+    /// Stop when standard input ends, as a parent process may wish.
+    #[arg(long)]
+    stop_with_stdin: bool,
+}
+
+/// Reads the settings and runs `role` until it ends or is asked to stop.
+///
+/// # Errors
+/// What stops the role; being asked to is none.
+pub fn run<F: Future<Output = anyhow::Result<()>>>(
+    args: Args,
+    role: impl FnOnce(Participant, Reporter, Shutdown) -> F,
+) -> anyhow::Result<()> {
+    let settings = Participant::read(&args.config)?;
+    let reporter = if args.json { Reporter::Json } else { Reporter::Log };
+    super::runtime()?.block_on(async {
+        let shutdown = Shutdown::listen(args.stop_with_stdin)?;
+        match role(settings, reporter, shutdown).await {
+            Err(error) if error.is::<Stopped>() => {
+                tracing::info!("stopped");
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    })
+}

@@ -1,0 +1,115 @@
+//! Configuration files (TOML): one kind for participants, one for the operator who creates a run.
+
+mod participant;
+mod run;
+mod secret;
+
+pub use participant::{BucketSection, Compute, KeyPair, Participant};
+pub use run::{RunSettings, ValidatorEntry};
+pub use secret::SecretRef;
+
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+/// What can be wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is no valid TOML, or a setting is unknown or of the wrong kind.
+    #[error("{}:{line}: {message}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
+    /// A setting is missing.
+    #[error("{}: {field} is missing; {remedy}", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The setting, with its section.
+        field: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A secret cannot be found.
+    #[error("{field}: {reason}")]
+    Secret {
+        /// The setting.
+        field: String,
+        /// Why.
+        reason: String,
+    },
+    /// A setting has a value that cannot be used.
+    #[error("{field}: {reason}")]
+    Invalid {
+        /// The setting.
+        field: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Reads a TOML file, refusing settings that nobody knows.
+///
+/// # Errors
+/// [`ConfigError::Read`] or [`ConfigError::Parse`], with line and, for a misspelt key, the nearest match.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    toml::from_str(&text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start.min(text.len()));
+        let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+        ConfigError::Parse { path: path.into(), line, message: with_nearest(error.message()) }
+    })
+}
+
+/// Adds the nearest match to serde's message on an unknown field.
+fn with_nearest(message: &str) -> String {
+    let message = message.lines().collect::<Vec<_>>().join(" ");
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let nearest = message
+        .starts_with("unknown field")
+        .then(|| {
+            let unknown = quoted.next()?;
+            quoted.min_by_key(|known| strsim::damerau_levenshtein(unknown, known))
+        })
+        .flatten();
+    match nearest {
+        Some(known) => format!("{}; did you mean `{known}`?", message.split(", expected").next().unwrap_or(&message)),
+        None => message,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_key_gets_its_line_and_the_nearest_match() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[expect(dead_code)]
+        struct Settings {
+            identity: String,
+            bucket: Option<String>,
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("miner.toml");
+        std::fs::write(&path, "identity = \"a\"\nbukcet = \"b\"\n").unwrap();
+        let error = read::<Settings>(&path).unwrap_err().to_string();
+        assert!(error.contains("miner.toml:2: unknown field `bukcet`; did you mean `bucket`?"), "{error}");
+        assert_eq!(error.lines().count(), 1);
+    }
+}

@@ -1,0 +1,209 @@
+//! The file behind `--config` of a miner, a validator or an aggregator.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use brigade_bucket::{Access, Bucket, BucketAddress, BucketOptions, Credentials, Dialect};
+use brigade_protocol::Digest;
+use serde::Deserialize;
+
+use super::{ConfigError, SecretRef};
+
+/// A participant's settings. Paths are relative to the file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Participant {
+    /// Identity file, as `brigade identity new` makes it.
+    pub identity: PathBuf,
+    /// Folder for what must survive a restart, and for caches.
+    pub state: PathBuf,
+    /// The run's id: the SHA-256 of its manifest. Whoever holds it need not trust the bucket.
+    pub run_id: Digest,
+    /// The run's bucket. A miner's key there reads everything and creates objects under `lobby/`.
+    pub run: BucketSection,
+    /// The participant's own bucket; an aggregator has none.
+    #[serde(default)]
+    pub bucket: Option<BucketSection>,
+    /// What to train on.
+    #[serde(default)]
+    pub compute: Compute,
+    /// Milliseconds between looks at the object that is waited for.
+    #[serde(default = "default_poll")]
+    pub poll_milliseconds: u64,
+    /// Where the settings were read from.
+    #[serde(skip)]
+    path: PathBuf,
+}
+
+fn default_poll() -> u64 {
+    1000
+}
+
+/// A bucket and the keys to it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BucketSection {
+    /// `https://host[:port]`; leave out for Amazon S3.
+    #[serde(default)]
+    pub endpoint: Option<String>,
+    /// Region, as the store's signatures need it.
+    #[serde(default = "default_region")]
+    pub region: String,
+    /// Bucket name.
+    pub bucket: String,
+    /// Key prefix.
+    #[serde(default)]
+    pub prefix: String,
+    /// Which S3 the server speaks: aws, r2, ceph, minio or embedded.
+    pub dialect: Dialect,
+    /// Access key; without one, whatever the AWS environment offers.
+    #[serde(default)]
+    pub access_key_id: Option<SecretRef>,
+    /// Secret key.
+    #[serde(default)]
+    pub secret_access_key: Option<SecretRef>,
+    /// A read-only key to this bucket, sealed to the aggregator and the validators on joining.
+    #[serde(default)]
+    pub reader: Option<KeyPair>,
+}
+
+fn default_region() -> String {
+    "us-east-1".into()
+}
+
+/// An access key and its secret.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyPair {
+    /// Access key.
+    pub access_key_id: SecretRef,
+    /// Secret key.
+    pub secret_access_key: SecretRef,
+}
+
+/// What to train on.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compute {
+    /// `auto`, `cpu`, or `cuda:N`.
+    pub device: Option<String>,
+    /// `auto`, `float32` or `bfloat16`.
+    pub dtype: Option<String>,
+    /// CPU threads; all cores when absent.
+    pub threads: Option<usize>,
+    /// Sequences that go through the model at once; the whole batch when absent.
+    pub micro_batch: Option<usize>,
+}
+
+impl Participant {
+    /// Reads the file and makes its paths absolute.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, the line and the setting.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let mut settings: Self = super::read(path)?;
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        settings.identity = folder.join(&settings.identity);
+        settings.state = folder.join(&settings.state);
+        settings.path = path.to_owned();
+        if settings.poll_milliseconds == 0 {
+            let field = "poll_milliseconds".into();
+            return Err(ConfigError::Invalid { field, reason: "must be at least 1".into() });
+        }
+        Ok(settings)
+    }
+
+    /// The pause between two looks at the object that is waited for.
+    pub fn poll(&self) -> Duration {
+        Duration::from_millis(self.poll_milliseconds)
+    }
+
+    fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// Opens the run's bucket.
+    ///
+    /// # Errors
+    /// When the address or a key cannot be used.
+    pub fn open_run(&self) -> anyhow::Result<Bucket> {
+        self.run.open("run", self.folder())
+    }
+
+    /// The participant's own bucket.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`] when the file has no `[bucket]`.
+    pub fn own(&self) -> Result<&BucketSection, ConfigError> {
+        self.bucket.as_ref().ok_or_else(|| ConfigError::Missing {
+            path: self.path.clone(),
+            field: "[bucket]",
+            remedy: "name the bucket that this participant writes to, and its keys",
+        })
+    }
+
+    /// Opens the participant's own bucket.
+    ///
+    /// # Errors
+    /// When there is none, or the address or a key cannot be used.
+    pub fn open_own(&self) -> anyhow::Result<Bucket> {
+        self.own()?.open("bucket", self.folder())
+    }
+
+    /// The key that others read the own bucket with.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`] without `[bucket.reader]`, or when a secret cannot be found.
+    pub fn reader(&self) -> anyhow::Result<Credentials> {
+        let reader = self.own()?.reader.as_ref().ok_or_else(|| ConfigError::Missing {
+            path: self.path.clone(),
+            field: "[bucket.reader]",
+            remedy: "give a read-only key, with which the aggregator and the validators read this bucket",
+        })?;
+        reader.resolve("bucket.reader", self.folder())
+    }
+}
+
+impl KeyPair {
+    fn resolve(&self, section: &str, folder: &Path) -> anyhow::Result<Credentials> {
+        let id = self.access_key_id.resolve(&format!("{section}.access_key_id"), folder)?;
+        let secret = self.secret_access_key.resolve(&format!("{section}.secret_access_key"), folder)?;
+        Ok(Credentials::new(id, secret, None)?)
+    }
+}
+
+impl BucketSection {
+    /// Where the bucket is.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] names the setting that is no part of an address.
+    pub fn address(&self, section: &str) -> Result<BucketAddress, ConfigError> {
+        let invalid = |error: brigade_bucket::BucketError| ConfigError::Invalid {
+            field: format!("[{section}]"),
+            reason: error.to_string(),
+        };
+        BucketAddress::new(self.dialect, self.endpoint.as_deref(), &*self.region, &*self.bucket)
+            .and_then(|address| address.with_prefix(&*self.prefix))
+            .map_err(invalid)
+    }
+
+    /// Opens the bucket. `section` names it in errors; relative `file:` paths start at `folder`.
+    ///
+    /// # Errors
+    /// When the address or a key cannot be used.
+    pub fn open(&self, section: &str, folder: &Path) -> anyhow::Result<Bucket> {
+        let access = match (&self.access_key_id, &self.secret_access_key) {
+            (Some(id), Some(secret)) => {
+                let pair = KeyPair { access_key_id: id.clone(), secret_access_key: secret.clone() };
+                Access::Keys(pair.resolve(section, folder)?)
+            }
+            (None, None) => Access::Environment,
+            _ => {
+                let field = format!("[{section}]");
+                let reason = "access_key_id and secret_access_key go together".into();
+                return Err(ConfigError::Invalid { field, reason }.into());
+            }
+        };
+        Ok(Bucket::open(&self.address(section)?, access, BucketOptions::default())?)
+    }
+}

@@ -1,0 +1,145 @@
+//! The aggregator: opens windows, pins updates, combines scores, merges, closes.
+//!
+//! Every step first looks whether its record is there already, and adopts it. So a restart at any moment goes on
+//! where the run is, and of two aggregators at most one record comes to be.
+//!
+//! | module | step |
+//! | --- | --- |
+//! | [`open`] | lobby and roster, then `open.json` |
+//! | [`collect`] | receipts and updates of one peer, mirrored into the run's bucket |
+//! | [`cutoff`] | `cutoff.json` |
+//! | [`verdict`] | `verdict.json` |
+//! | [`state`] | θ and error feedback; merging, `delta.bin`, `close.json` |
+
+mod collect;
+mod cutoff;
+mod open;
+mod state;
+mod verdict;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use brigade_bucket::Fence;
+use brigade_bucket::keys::{DataFile, RunKey};
+use brigade_protocol::Timestamp;
+use bytes::Bytes;
+
+use crate::config::Participant;
+use crate::events::{Event, Reporter};
+use crate::identity::Identity;
+use crate::run::checkpoint::{self, Contents};
+use crate::run::replica::Desynchronised;
+use crate::run::{Run, is_transient};
+use crate::shutdown::Shutdown;
+use state::State;
+
+/// The largest tokenizer that is read, in bytes.
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+
+/// What every step needs.
+struct Aggregator {
+    run: Run,
+    identity: Identity,
+    fence: Fence,
+    poll: Duration,
+    reporter: Reporter,
+    shutdown: Shutdown,
+    tokenizer: Bytes,
+    end_of_document: u32,
+}
+
+/// Runs the aggregator until the run is over or somebody wants it to stop.
+///
+/// # Errors
+/// When the configuration is wrong, another aggregator has taken over, or the store fails for good.
+pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) -> anyhow::Result<()> {
+    let identity = Identity::load(&settings.identity)?;
+    let bucket = settings.open_run()?;
+    bucket.probe().await?;
+    let run = Run::load(bucket, &settings.run_id, settings.poll()).await?;
+    anyhow::ensure!(
+        run.manifest().aggregator.id == identity.id(),
+        "the identity file is not that of the run's aggregator {}",
+        run.manifest().aggregator.id.short()
+    );
+    let dataset = run.dataset().await?;
+    let tokenizer = RunKey::Data(DataFile::Tokenizer).to_string();
+    let tokenizer = run.bucket().get(&tokenizer, MAX_TOKENIZER_BYTES).await?.bytes;
+    let now = run.bucket().now().await?;
+    let fence = Fence::acquire(run.bucket(), &identity.id().to_string(), now).await?;
+    reporter.tell(Event::Ready { peer: identity.id(), run: run.id() });
+    let end_of_document = dataset.end_of_document;
+    let poll = settings.poll();
+    let aggregator = Aggregator { run, identity, fence, poll, reporter, shutdown, tokenizer, end_of_document };
+    aggregator.windows().await
+}
+
+impl Aggregator {
+    async fn windows(&self) -> anyhow::Result<()> {
+        let mut held = None;
+        loop {
+            // A step that failed may have left θ half changed, so it is never gone on with.
+            let mut state = match held.take() {
+                Some(state) => state,
+                None => self.restore().await?,
+            };
+            let window = state.replica.window;
+            if self.run.manifest().windows.is_over(window) {
+                self.reporter.tell(Event::Finished { windows: window });
+                return Ok(());
+            }
+            match self.window(&mut state).await {
+                Ok(()) => held = Some(state),
+                Err(error) if is_transient(&error) => {
+                    self.reporter.tell(Event::Warning { message: format!("{error:#}; trying again") });
+                    self.shutdown.or(tokio::time::sleep(self.poll)).await?;
+                }
+                Err(error) => self.reporter.tell(error.downcast::<Desynchronised>()?.into()),
+            }
+        }
+    }
+
+    async fn restore(&self) -> anyhow::Result<State> {
+        let state = self.shutdown.or(State::restore(&self.run)).await??;
+        let (window, state_root) = (state.replica.window, state.replica.state_root);
+        self.reporter.tell(Event::Synced { window, state_root });
+        self.checkpoint(&state).await?;
+        Ok(state)
+    }
+
+    /// Takes the window that comes next from wherever it is to its close.
+    async fn window(&self, state: &mut State) -> anyhow::Result<()> {
+        let (open, roster) = self.open(state).await?;
+        let cutoff = self.cutoff(&open, &roster).await?;
+        let updates = self.updates(&open, &cutoff).await?;
+        let verdict = self.verdict(&cutoff, &roster, &updates).await?;
+        self.close(state, &open, &cutoff, &verdict, &updates).await?;
+        self.checkpoint(state).await
+    }
+
+    /// Publishes θ when it is due, unless it is there already.
+    async fn checkpoint(&self, state: &State) -> anyhow::Result<()> {
+        let window = state.replica.window;
+        let due = self.run.manifest().windows.is_checkpoint(window);
+        if !due || checkpoint::exists(&self.run, window).await? {
+            return Ok(());
+        }
+        let contents = Contents {
+            run: self.run.id(),
+            window,
+            model: &self.run.manifest().model,
+            theta: &state.replica.theta,
+            error_feedback: &state.error_feedback,
+            tokenizer: &self.tokenizer,
+            end_of_document: self.end_of_document,
+        };
+        contents.publish(self.run.bucket(), self.identity.signing()).await.context("cannot publish θ")?;
+        self.reporter.tell(Event::Checkpointed { window, folder: format!("checkpoints/{window:010}/") });
+        Ok(())
+    }
+
+    async fn now(&self) -> anyhow::Result<Timestamp> {
+        Ok(self.run.bucket().now().await?)
+    }
+}

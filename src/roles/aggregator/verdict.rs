@@ -1,0 +1,107 @@
+//! The verdict: all validators' scores, combined. It determines the delta.
+
+use std::collections::BTreeMap;
+
+use brigade_bucket::keys::{PeerFile, PeerKey, RunKey};
+use brigade_bucket::{Bucket, BucketOptions};
+use brigade_codec::Update;
+use brigade_protocol::merge::{self, Candidate};
+use brigade_protocol::{
+    Cutoff, Envelope, Exclusion, Member, PeerId, Record as _, Role, Roster, Scores, Signed, Timestamp, Verdict,
+};
+use futures::future::try_join_all;
+
+use super::Aggregator;
+use crate::events::Event;
+use crate::run::lobby;
+
+impl Aggregator {
+    /// Waits for the validators and combines their scores, or adopts the verdict that is there.
+    pub(super) async fn verdict(
+        &self,
+        cutoff: &Signed<Cutoff>,
+        roster: &Roster,
+        updates: &BTreeMap<PeerId, Update>,
+    ) -> anyhow::Result<Signed<Verdict>> {
+        let window = cutoff.record.window;
+        if let Some(verdict) = self.run.verdict(window).await? {
+            return Ok(verdict);
+        }
+        let heard = if updates.is_empty() { Vec::new() } else { self.hear(cutoff, roster).await? };
+        let (envelopes, scores): (Vec<_>, Vec<_>) = heard.into_iter().unzip();
+        let excluded = merge::exclusions(self.run.manifest(), &cutoff.record, &scores);
+        let is_in = |peer: &PeerId| !excluded.iter().any(|Exclusion { peer: out, .. }| out == peer);
+        let candidates: Vec<_> = updates
+            .iter()
+            .filter(|(peer, _)| is_in(peer))
+            .map(|(peer, update)| Candidate { peer: *peer, norm: update.norm() })
+            .collect();
+        let verdict = Verdict {
+            run: self.run.id(),
+            window,
+            epoch: self.fence.epoch(),
+            cutoff: cutoff.digest,
+            scores: envelopes,
+            shares: merge::shares(self.run.manifest(), &candidates),
+            excluded,
+        };
+        self.fence.check().await?;
+        self.run.create(&RunKey::Verdict(window), verdict, self.identity.signing()).await
+    }
+
+    /// The scores of every validator on the roster that speaks in time.
+    async fn hear(
+        &self,
+        cutoff: &Signed<Cutoff>,
+        roster: &Roster,
+    ) -> anyhow::Result<Vec<(Envelope, Signed<Scores>)>> {
+        let until = cutoff.record.cut_at.plus(self.run.manifest().windows.score());
+        let validators = roster.members.iter().filter(|member| member.role == Role::Validator);
+        let hearing = try_join_all(validators.map(|member| self.hear_one(cutoff, member, until)));
+        Ok(self.shutdown.or(hearing).await??.into_iter().flatten().collect())
+    }
+
+    async fn hear_one(
+        &self,
+        cutoff: &Signed<Cutoff>,
+        member: &Member,
+        until: Timestamp,
+    ) -> anyhow::Result<Option<(Envelope, Signed<Scores>)>> {
+        let bucket = match lobby::open_bucket(&self.identity, member, BucketOptions::default()) {
+            Ok(bucket) => bucket,
+            Err(error) => return Ok(self.silent(member, &error)),
+        };
+        let key = PeerKey::new(self.run.id(), cutoff.record.window, PeerFile::Scores).to_string();
+        loop {
+            let is_last = self.now().await? > until;
+            let error = match look(&bucket, &key, cutoff, member).await {
+                Ok(Some(scores)) => return Ok(Some(scores)),
+                Ok(None) => anyhow::anyhow!("no scores in time"),
+                Err(error) => error,
+            };
+            if is_last {
+                return Ok(self.silent(member, &error));
+            }
+            tokio::time::sleep(self.poll).await;
+        }
+    }
+
+    fn silent(&self, member: &Member, error: &anyhow::Error) -> Option<(Envelope, Signed<Scores>)> {
+        let message = format!("validator {} is not heard: {error:#}", member.peer.short());
+        self.reporter.tell(Event::Warning { message });
+        None
+    }
+}
+
+async fn look(
+    bucket: &Bucket,
+    key: &str,
+    cutoff: &Signed<Cutoff>,
+    member: &Member,
+) -> anyhow::Result<Option<(Envelope, Signed<Scores>)>> {
+    let Some(object) = bucket.try_get(key, Scores::MAX_BYTES).await? else { return Ok(None) };
+    let envelope = Envelope::from_bytes(&object.bytes)?;
+    let scores = envelope.open_from::<Scores>(&member.peer)?;
+    anyhow::ensure!(scores.record.cutoff == cutoff.digest, "scores of another cutoff");
+    Ok(Some((envelope, scores)))
+}

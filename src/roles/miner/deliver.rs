@@ -1,0 +1,96 @@
+//! Error feedback, the update, its receipt, and what becomes of them.
+
+use anyhow::Context as _;
+use brigade_bucket::keys::{PeerFile, PeerKey};
+use brigade_codec::Update;
+use brigade_protocol::{Digest, Envelope, ObjectPin, Open, Parameters, Receipt, Signed};
+use bytes::Bytes;
+
+use super::state::PeerState;
+use super::train::Trained;
+use super::{Miner, is_merged};
+
+impl Miner {
+    /// Folds the pseudo-gradient into error feedback and takes the update out of it (SparseLoCo, arXiv 2508.15706).
+    pub(super) async fn compress(
+        &self,
+        open: &Signed<Open>,
+        trained: &Trained,
+        samples: Digest,
+        before: Option<PeerState>,
+    ) -> anyhow::Result<PeerState> {
+        let mut error_feedback = match before {
+            Some(state) => state.error_feedback,
+            None => Parameters::zeros(&self.run.manifest().model),
+        };
+        let binding = self.run.binding(&open.record, &self.identity.id());
+        let delta: Vec<&[f32]> = trained.pseudo_gradient.iter().map(Vec::as_slice).collect();
+        // CPU-bound, and short beside the window: it may hold the runtime's thread.
+        let update = tokio::task::block_in_place(|| {
+            let e = error_feedback.tensors_mut();
+            brigade_codec::compress(self.run.layout(), &binding, &self.run.codec(), &delta, e)
+        })?;
+        let window = open.record.window;
+        let receipt = Receipt {
+            run: self.run.id(),
+            window,
+            open: open.digest,
+            start_state_root: open.record.state_root,
+            update: ObjectPin {
+                key: PeerKey::new(self.run.id(), window, PeerFile::Update).to_string(),
+                size: update.len() as u64,
+                sha256: Digest::of(&update),
+            },
+            inner_steps: self.run.manifest().training.inner_steps,
+            tokens: trained.tokens,
+            train_loss: trained.loss,
+            samples,
+            compute_seconds: trained.seconds,
+        };
+        let (envelope, _) = Envelope::sign(receipt, self.identity.signing())?;
+        Ok(PeerState {
+            window,
+            open: open.digest,
+            error_feedback,
+            optimizer: self.model.call(|trainer| trainer.save_optimizer()).await??,
+            update: update.into(),
+            receipt: envelope.to_bytes().into(),
+            settled: false,
+        })
+    }
+
+    /// Uploads the update, then the receipt: the receipt's time is what counts, so it must come last.
+    pub(super) async fn upload(&self, sent: &PeerState) -> anyhow::Result<()> {
+        let put = async |file, body: &Bytes| {
+            let key = PeerKey::new(self.run.id(), sent.window, file).to_string();
+            self.own.put(&key, body.clone()).await.with_context(|| format!("cannot upload {key}"))
+        };
+        let uploading = async {
+            put(PeerFile::Update, &sent.update).await?;
+            put(PeerFile::Receipt, &sent.receipt).await
+        };
+        self.shutdown.or(uploading).await??;
+        Ok(())
+    }
+
+    /// Once the window of the sent update is closed: puts an update that was not merged back into error feedback, so
+    /// that nothing that was learnt is lost.
+    pub(super) async fn settle(&self, next: u64, state: &mut Option<PeerState>) -> anyhow::Result<()> {
+        let Some(sent) = state.as_mut().filter(|sent| !sent.settled && sent.window < next) else {
+            return Ok(());
+        };
+        let close = self.run.close(sent.window).await?.context("a window before this one is not closed")?;
+        if !is_merged(&close, self) {
+            let open = self.run.open(sent.window).await?.context("closed but not open")?;
+            let binding = self.run.binding(&open.record, &self.identity.id());
+            // An update for an opening that never came about is bound to another start; then it is dropped.
+            if let Ok(update) =
+                Update::parse(sent.update.clone(), self.run.layout(), &self.run.codec(), &binding)
+            {
+                update.add_scaled_into(1.0, sent.error_feedback.tensors_mut())?;
+            }
+        }
+        sent.settled = true;
+        self.store.save(sent)
+    }
+}

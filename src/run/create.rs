@@ -1,0 +1,89 @@
+//! The first objects of a run: θ of window 0, then the manifest, whose existence is the run's.
+
+use anyhow::Context as _;
+use brigade_bucket::keys::{DataFile, RunKey};
+use brigade_bucket::{Bucket, Creation};
+use brigade_protocol::{
+    DatasetIndex, Digest, Envelope, FORMAT_VERSION, MAX_INDEX_BYTES, Manifest, Official,
+    Parameters, Signed, Validator,
+};
+use bytes::Bytes;
+
+use super::checkpoint::Contents;
+use crate::config::RunSettings;
+use crate::identity::Identity;
+
+/// The largest tokenizer that is read, in bytes.
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+
+/// Creates a run in `bucket`, where `data/` must be already.
+///
+/// # Errors
+/// When the settings contradict each other or the data, a run is there already, or the store fails.
+pub async fn create(
+    bucket: &Bucket,
+    settings: &RunSettings,
+    identity: &Identity,
+) -> anyhow::Result<Signed<Manifest>> {
+    let data = |file| RunKey::Data(file).to_string();
+    let index = bucket
+        .get(&data(DataFile::Index), MAX_INDEX_BYTES as u64)
+        .await
+        .context("the run's bucket has no data; write it with `brigade data prepare`")?;
+    let dataset = DatasetIndex::from_json(&index.bytes)?;
+    let tokenizer = bucket.get(&data(DataFile::Tokenizer), MAX_TOKENIZER_BYTES).await?;
+    let theta = Parameters::initialise(&settings.model, &initial_seed(settings)?);
+    let manifest = Manifest {
+        version: FORMAT_VERSION,
+        name: settings.name.clone(),
+        created_at: bucket.now().await?,
+        aggregator: Official { id: identity.id(), seal_to: identity.seal_to() },
+        validators: settings
+            .validators
+            .iter()
+            .map(|entry| Validator { id: entry.id, seal_to: entry.seal_to.clone(), stake: entry.stake })
+            .collect(),
+        model: settings.model.clone(),
+        dataset: Digest::of(&index.bytes),
+        training: settings.training.clone(),
+        compression: settings.compression.clone(),
+        outer: settings.outer.clone(),
+        windows: settings.windows.clone(),
+        scoring: settings.scoring.clone(),
+        initial_state_root: theta.root(),
+    };
+    manifest.validate()?;
+    anyhow::ensure!(
+        dataset.vocab_size as usize <= manifest.model.vocab_size,
+        "model.vocab_size is {}, the tokenizer has {} tokens",
+        manifest.model.vocab_size,
+        dataset.vocab_size
+    );
+    let (envelope, signed) = Envelope::sign(manifest, identity.signing())?;
+    let contents = Contents {
+        run: signed.run(),
+        window: 0,
+        model: &settings.model,
+        theta: &theta,
+        error_feedback: &Parameters::zeros(&settings.model),
+        tokenizer: &tokenizer.bytes,
+        end_of_document: dataset.end_of_document,
+    };
+    let key = RunKey::Manifest.to_string();
+    anyhow::ensure!(bucket.head(&key).await?.is_none(), "{} holds a run already", bucket.name());
+    contents.publish(bucket, identity.signing()).await?;
+    match bucket.create(&key, Bytes::from(envelope.to_bytes())).await? {
+        Creation::Created(_) => Ok(signed),
+        Creation::AlreadyExists => anyhow::bail!("{} holds a run already", bucket.name()),
+    }
+}
+
+fn initial_seed(settings: &RunSettings) -> anyhow::Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    match &settings.initial_seed {
+        Some(text) => hex::decode_to_slice(text, &mut seed)
+            .map_err(|_| anyhow::anyhow!("initial_seed must be 64 hexadecimal digits"))?,
+        None => getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?,
+    }
+    Ok(seed)
+}

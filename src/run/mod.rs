@@ -1,0 +1,280 @@
+//! A run as its bucket tells it: the terms, the windows, θ.
+//!
+//! | module | role |
+//! | --- | --- |
+//! | [`Run`] | the manifest and the bucket behind it; reads records and checks who signed them |
+//! | [`checkpoint`] | θ as a Hugging Face folder |
+//! | [`create`] | the first objects of a run |
+//! | [`lobby`] | asking to take part; opening what peers sealed |
+//! | [`replica`] | θ in memory, moved along by closes |
+
+pub mod checkpoint;
+pub mod create;
+pub mod lobby;
+pub mod replica;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use brigade_bucket::keys::{DataFile, RunKey};
+use brigade_bucket::{Bucket, Creation, Pin};
+use brigade_codec::{Binding, CodecConfig, Delta, DeltaBinding, DeltaConfig, Layout};
+use brigade_protocol::checks::expect_digest;
+use brigade_protocol::{
+    Close, Cutoff, DatasetIndex, Digest, Envelope, Manifest, ObjectPin, Open, PeerId, Record, Roster, Signed,
+    SigningKey, Verdict,
+};
+use bytes::Bytes;
+
+use crate::shutdown::Shutdown;
+
+/// A run whose manifest has been checked against its id.
+#[derive(Clone, Debug)]
+pub struct Run {
+    bucket: Bucket,
+    manifest: Arc<Signed<Manifest>>,
+    layout: Arc<Layout>,
+    poll: Duration,
+}
+
+impl Run {
+    /// Reads the manifest and checks it against the id that the operator gave out.
+    ///
+    /// # Errors
+    /// When there is no manifest, it is another one, or it says what no run can have.
+    pub async fn load(bucket: Bucket, id: &Digest, poll: Duration) -> anyhow::Result<Self> {
+        let object = bucket
+            .get(&RunKey::Manifest.to_string(), Manifest::MAX_BYTES)
+            .await
+            .context("no run here; is [run] the bucket that `brigade run create` wrote to?")?;
+        let envelope = Envelope::from_bytes(&object.bytes)?;
+        let manifest = envelope.open::<Manifest>()?;
+        expect_digest("run_id is not that of the manifest in the bucket", *id, manifest.run())?;
+        manifest.record.validate()?;
+        envelope.open_from::<Manifest>(&manifest.record.aggregator.id)?;
+        let tensors = manifest.record.model.tensors();
+        let layout = Layout::new(tensors.into_iter().map(|tensor| (tensor.name, tensor.shape)))?;
+        Ok(Self { bucket, manifest: Arc::new(manifest), layout: Arc::new(layout), poll })
+    }
+
+    /// The run's id.
+    pub fn id(&self) -> Digest {
+        self.manifest.run()
+    }
+
+    /// The terms.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest.record
+    }
+
+    /// The terms with their digest.
+    pub fn signed_manifest(&self) -> &Signed<Manifest> {
+        &self.manifest
+    }
+
+    /// The run's bucket.
+    pub fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
+    /// How tensors are cut into chunks.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// How updates are compressed.
+    pub fn codec(&self) -> CodecConfig {
+        let compression = &self.manifest().compression;
+        CodecConfig {
+            top_k: compression.top_k,
+            bits: code_bits(compression.bits),
+            error_feedback_decay: compression.error_feedback_decay,
+        }
+    }
+
+    /// How deltas are compressed.
+    pub fn delta_codec(&self) -> DeltaConfig {
+        DeltaConfig { bits: code_bits(self.manifest().outer.delta_bits) }
+    }
+
+    /// What an update of `peer` in the window of `open` must be made for.
+    pub fn binding(&self, open: &Open, peer: &PeerId) -> Binding {
+        Binding {
+            run: self.id().0,
+            window: open.window,
+            peer: peer.0,
+            start_state_root: open.state_root.0,
+        }
+    }
+
+    /// What the delta of the window of `open` must be made for.
+    pub fn delta_binding(&self, open: &Open) -> DeltaBinding {
+        DeltaBinding { run: self.id().0, window: open.window, start_state_root: open.state_root.0 }
+    }
+
+    /// Reads the aggregator's record at `key`, if it is there.
+    ///
+    /// # Errors
+    /// When the store fails, or the record is not the aggregator's.
+    pub async fn record<R: Record>(&self, key: &RunKey) -> anyhow::Result<Option<Signed<R>>> {
+        let Some(object) = self.bucket.try_get(&key.to_string(), R::MAX_BYTES).await? else {
+            return Ok(None);
+        };
+        self.check(key, &object.bytes).map(Some)
+    }
+
+    fn check<R: Record>(&self, key: &RunKey, bytes: &[u8]) -> anyhow::Result<Signed<R>> {
+        Envelope::from_bytes(bytes)
+            .and_then(|envelope| envelope.open_from(&self.manifest().aggregator.id))
+            .with_context(|| format!("{key} is not what the run's aggregator signs"))
+    }
+
+    /// Waits for the aggregator's record at `key`.
+    ///
+    /// # Errors
+    /// [`crate::shutdown::Stopped`], or those of [`Run::record`] that a later try would not cure.
+    pub async fn wait_for<R: Record>(&self, key: &RunKey, shutdown: &Shutdown) -> anyhow::Result<Signed<R>> {
+        loop {
+            match self.record(key).await {
+                Ok(Some(record)) => return Ok(record),
+                Ok(None) => {}
+                Err(error) if is_transient(&error) => tracing::warn!("{error:#}; trying again"),
+                Err(error) => return Err(error),
+            }
+            shutdown.or(tokio::time::sleep(self.poll)).await?;
+        }
+    }
+
+    /// Signs `record` and creates it at `key`. When somebody was faster, theirs is the record.
+    ///
+    /// # Errors
+    /// When the store fails, or what lies there is not the aggregator's.
+    pub async fn create<R: Record>(
+        &self,
+        key: &RunKey,
+        record: R,
+        signer: &SigningKey,
+    ) -> anyhow::Result<Signed<R>> {
+        let (envelope, signed) = Envelope::sign(record, signer)?;
+        match self.bucket.create(&key.to_string(), Bytes::from(envelope.to_bytes())).await? {
+            Creation::Created(_) => Ok(signed),
+            Creation::AlreadyExists => {
+                self.record(key).await?.with_context(|| format!("{key} exists and cannot be read"))
+            }
+        }
+    }
+
+    /// The open record of `window`, if it is there.
+    ///
+    /// # Errors
+    /// When the store fails, or the record is for something else.
+    pub async fn open(&self, window: u64) -> anyhow::Result<Option<Signed<Open>>> {
+        let open = self.record::<Open>(&RunKey::Open(window)).await?;
+        self.expect_window(open, window, |open| (open.run, open.window))
+    }
+
+    /// The cutoff of `window`, if it is there.
+    ///
+    /// # Errors
+    /// As [`Run::open`].
+    pub async fn cutoff(&self, window: u64) -> anyhow::Result<Option<Signed<Cutoff>>> {
+        let cutoff = self.record::<Cutoff>(&RunKey::Cutoff(window)).await?;
+        self.expect_window(cutoff, window, |cutoff| (cutoff.run, cutoff.window))
+    }
+
+    /// The verdict of `window`, if it is there.
+    ///
+    /// # Errors
+    /// As [`Run::open`].
+    pub async fn verdict(&self, window: u64) -> anyhow::Result<Option<Signed<Verdict>>> {
+        let verdict = self.record::<Verdict>(&RunKey::Verdict(window)).await?;
+        self.expect_window(verdict, window, |verdict| (verdict.run, verdict.window))
+    }
+
+    /// The close of `window`, if it is there.
+    ///
+    /// # Errors
+    /// As [`Run::open`].
+    pub async fn close(&self, window: u64) -> anyhow::Result<Option<Signed<Close>>> {
+        let close = self.record::<Close>(&RunKey::Close(window)).await?;
+        self.expect_window(close, window, |close| (close.run, close.window))
+    }
+
+    /// A record that is moved to another key must not pass for the one that belongs there.
+    fn expect_window<R>(
+        &self,
+        record: Option<Signed<R>>,
+        window: u64,
+        says: impl Fn(&R) -> (Digest, u64),
+    ) -> anyhow::Result<Option<Signed<R>>> {
+        if let Some(signed) = &record {
+            let said = says(&signed.record);
+            anyhow::ensure!(
+                said == (self.id(), window),
+                "a record of run {} window {} lies where that of window {window} belongs",
+                said.0.short(),
+                said.1
+            );
+        }
+        Ok(record)
+    }
+
+    /// The roster of that hash.
+    ///
+    /// # Errors
+    /// When it is missing or another one.
+    pub async fn roster(&self, digest: &Digest) -> anyhow::Result<Roster> {
+        let key = RunKey::Roster(*digest).to_string();
+        let object = self.bucket.get(&key, Roster::MAX_BYTES).await?;
+        expect_digest("roster", *digest, Digest::of(&object.bytes))?;
+        Ok(serde_json::from_slice(&object.bytes)?)
+    }
+
+    /// An object of the run's bucket that a record fixes.
+    ///
+    /// # Errors
+    /// When it is missing or another one.
+    pub async fn pinned(&self, pin: &ObjectPin) -> anyhow::Result<Bytes> {
+        let wanted = Pin { etag: None, sha256: pin.sha256, size: pin.size };
+        Ok(self.bucket.get_pinned(&pin.key, &wanted).await?)
+    }
+
+    /// The delta that `close` commits; `None` when θ stays.
+    ///
+    /// # Errors
+    /// When it is missing, another one, or breaks the format.
+    pub async fn delta(&self, open: &Open, close: &Close) -> anyhow::Result<Option<Delta>> {
+        let Some(pin) = &close.delta else { return Ok(None) };
+        let bytes = self.pinned(pin).await?;
+        let delta = Delta::parse(bytes, self.layout(), &self.delta_codec(), &self.delta_binding(open))?;
+        Ok(Some(delta))
+    }
+
+    /// The dataset's index.
+    ///
+    /// # Errors
+    /// When it is missing or another one than the manifest says.
+    pub async fn dataset(&self) -> anyhow::Result<DatasetIndex> {
+        let key = RunKey::Data(DataFile::Index).to_string();
+        let object = self.bucket.get(&key, brigade_protocol::MAX_INDEX_BYTES as u64).await?;
+        expect_digest("data/dataset.json", self.manifest().dataset, Digest::of(&object.bytes))?;
+        Ok(DatasetIndex::from_json(&object.bytes)?)
+    }
+}
+
+fn code_bits(bits: u32) -> brigade_codec::CodeBits {
+    match bits {
+        1 => brigade_codec::CodeBits::One,
+        // Manifest::validate admits 1 and 2 only.
+        _ => brigade_codec::CodeBits::Two,
+    }
+}
+
+/// Whether a later try may succeed.
+pub fn is_transient(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<brigade_bucket::BucketError>())
+        .any(brigade_bucket::BucketError::is_transient)
+}

@@ -1,0 +1,77 @@
+//! The wish to stop: Ctrl-C, SIGTERM, or the end of standard input when a parent asked for that.
+
+use std::future::Future;
+
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::watch;
+
+/// Told to everybody at once, and remembered for those who ask later.
+#[derive(Clone, Debug)]
+pub struct Shutdown(watch::Receiver<bool>);
+
+/// Stopped before the end.
+#[derive(Debug, thiserror::Error)]
+#[error("stopped")]
+pub struct Stopped;
+
+impl Shutdown {
+    /// Listens for signals from now on; with `stdin`, also for the end of standard input, so that a child ends
+    /// with its parent even when that was killed.
+    pub fn listen(stdin: bool) -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let (sender, receiver) = watch::channel(false);
+        tokio::spawn(async move {
+            let input_ends = async {
+                if !stdin {
+                    return std::future::pending().await;
+                }
+                let (mut input, mut buffer) = (tokio::io::stdin(), [0; 64]);
+                while matches!(input.read(&mut buffer).await, Ok(1..)) {}
+            };
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                () = input_ends => {}
+            }
+            let _ = sender.send(true);
+            // A second Ctrl-C does not wait for anything.
+            interrupt.recv().await;
+            std::process::exit(130);
+        });
+        Ok(Self(receiver))
+    }
+
+    /// A wish that `sender` speaks; for tests and for children within a process.
+    pub fn manual() -> (watch::Sender<bool>, Self) {
+        let (sender, receiver) = watch::channel(false);
+        (sender, Self(receiver))
+    }
+
+    /// Whether somebody wants this to stop.
+    pub fn is_requested(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Returns once somebody wants this to stop.
+    pub async fn requested(&self) {
+        let mut receiver = self.0.clone();
+        // The sender lives as long as the process; should it be gone, nobody can ask any more.
+        if receiver.wait_for(|wish| *wish).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// `work`, unless somebody wants this to stop first.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn or<T>(&self, work: impl Future<Output = T>) -> Result<T, Stopped> {
+        tokio::select! {
+            biased;
+            () = self.requested() => Err(Stopped),
+            done = work => Ok(done),
+        }
+    }
+}
