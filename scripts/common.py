@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,8 @@ def run(program: str, main) -> int:
     if sys.version_info < (3, 9):
         print(f"{program}: Python 3.9 or later is needed", file=sys.stderr)
         return 1
+    # So that a terminated script takes its pip and its half-made folder with it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return main()
     except SetupError as error:

@@ -85,24 +85,22 @@ def download(pip: "list[str]", wheel: pins.Wheel, folder: Path, label: str) -> P
     ]
     # pip downloads into TMPDIR first, and /tmp is often a small memory disk.
     environment = {**os.environ, "TMPDIR": str(folder)}
-    with open(folder / "stderr.txt", "w+", encoding="utf-8", errors="replace") as errors:
+    # In memory: on a full disk a file could not even hold the reason.
+    with Progress(label, wheel.size) as progress, open(os.memfd_create("pip"), "w+", errors="replace") as errors:
         child = subprocess.Popen(command, env=environment, stdout=errors, stderr=errors)
         try:
-            with Progress(label, wheel.size) as progress:
-                while child.poll() is None:
-                    progress.update(bytes_under(folder))
-                    time.sleep(0.1)
-                if child.returncode == 0:
-                    progress.update(wheel.size)
+            while child.poll() is None:
+                progress.update(bytes_under(folder))
+                time.sleep(0.1)
         finally:
             if child.poll() is None:
                 child.kill()
                 child.wait()
         errors.seek(0)
-        said = errors.read()
-    files = list(folder.glob("*.whl"))
-    if child.returncode != 0 or len(files) != 1:
-        raise common.SetupError(f"cannot fetch {wheel.name} {wheel.version}: {common.explain(said)}")
+        files = list(folder.glob("*.whl"))
+        if child.returncode != 0 or len(files) != 1:
+            raise common.SetupError(f"cannot fetch {wheel.name} {wheel.version}: {common.explain(errors.read())}")
+        progress.update(wheel.size)
     return files[0]
 
 
@@ -145,8 +143,10 @@ def finish(variant: pins.Variant, folder: Path) -> None:
     """Adds what the linker and torch-sys look for and the wheels lack."""
     lib = folder / "lib"
     if variant is pins.CPU:
-        # The wheel's own libtorch.so would pull in libtorch_cuda.so.
-        (lib / "libtorch.so").write_text("INPUT(-ltorch_cpu)\n")
+        # Linker scripts. The wheel's own libtorch.so would pull in CUDA; and torch-sys, once built against the CUDA
+        # flavour, goes on to name torch_cuda after a switch back, because Cargo sees no reason to build it again.
+        for name in ("libtorch.so", "libtorch_cuda.so"):
+            (lib / name).write_text("INPUT(-ltorch_cpu)\n")
     for versioned in sorted(lib.glob("*.so.*")):
         plain = lib / (versioned.name.split(".so.")[0] + ".so")
         if not plain.exists():

@@ -27,7 +27,8 @@ pub(crate) fn link_libtorch() -> PathBuf {
 /// Keeps the CUDA half of libtorch in the program: it registers itself when loaded and no symbol of ours names it,
 /// so that the linker would drop it.
 fn link_cuda(lib: &std::path::Path) {
-    if !lib.join("libtorch_cuda.so").exists() {
+    // Not libtorch_cuda.so: the CPU flavour has a stub of that name.
+    if !lib.join("libc10_cuda.so").exists() {
         println!("cargo::error=this libtorch has no CUDA: run `make setup CUDA=1`");
         std::process::exit(0);
     }
