@@ -4,8 +4,8 @@ pub mod aggregator;
 #[cfg(feature = "torch")]
 pub mod miner;
 #[cfg(feature = "torch")]
-mod model;
+pub(crate) mod model;
 #[cfg(feature = "torch")]
-mod samples;
+pub(crate) mod samples;
 #[cfg(feature = "torch")]
 pub mod validator;

@@ -237,14 +237,22 @@ pub async fn latest(run: &Run) -> anyhow::Result<Signed<Checkpoint>> {
         })
         .max()
         .context("the run has no checkpoint; `brigade run create` has not finished")?;
-    let key = RunKey::Checkpoint { window: newest, file: CheckpointFile::Record };
-    let checkpoint: Signed<Checkpoint> =
-        run.record(&key).await?.with_context(|| format!("{key} has vanished"))?;
-    let record = &checkpoint.record;
-    anyhow::ensure!(
-        record.run == run.id() && record.window == newest,
-        "{key} belongs to another run or window"
-    );
+    at(run, newest).await?.with_context(|| format!("checkpoint {newest} has vanished"))
+}
+
+/// The checkpoint before `window`, if it is committed.
+///
+/// # Errors
+/// When its record is not the aggregator's.
+pub async fn at(run: &Run, window: u64) -> anyhow::Result<Option<Signed<Checkpoint>>> {
+    let key = RunKey::Checkpoint { window, file: CheckpointFile::Record };
+    let checkpoint = run.record::<Checkpoint>(&key).await?;
+    if let Some(Signed { record, .. }) = &checkpoint {
+        anyhow::ensure!(
+            record.run == run.id() && record.window == window,
+            "{key} belongs to another run or window"
+        );
+    }
     Ok(checkpoint)
 }
 

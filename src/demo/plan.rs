@@ -1,0 +1,97 @@
+//! What the demo trains, and with which settings.
+
+use anyhow::Context as _;
+use brigade_protocol::{Compression, ModelConfig, Outer, Scoring, Training, Windows};
+
+/// Tokens of the tokenizer that the demo trains.
+pub(super) const VOCABULARY: u32 = 2048;
+
+/// Text that the demo reads, in bytes.
+pub(super) const CORPUS_BYTES: u64 = 48 << 20;
+
+/// Share of the documents that is held out.
+pub(super) const HELDOUT: f64 = 0.02;
+
+/// The shape that `name` stands for: `demo` (3.7 M parameters), `tiny` (for tests), or a JSON file with the fields
+/// of [`ModelConfig`].
+///
+/// # Errors
+/// When it is neither, or no model.
+pub(super) fn model(name: &str, vocab_size: u32) -> anyhow::Result<ModelConfig> {
+    let base = ModelConfig {
+        vocab_size: vocab_size as usize,
+        hidden_size: 256,
+        intermediate_size: 704,
+        num_hidden_layers: 4,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: None,
+        max_position_embeddings: 256,
+        rope_theta: 10_000.0,
+        rms_norm_eps: 1e-5,
+        tie_word_embeddings: true,
+        initializer_range: 0.02,
+    };
+    let model = match name {
+        "demo" => base,
+        "tiny" => ModelConfig {
+            hidden_size: 64,
+            intermediate_size: 128,
+            num_hidden_layers: 2,
+            max_position_embeddings: 64,
+            ..base
+        },
+        path => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("--model {path} is neither `demo`, `tiny`, nor a file"))?;
+            serde_json::from_str(&text).with_context(|| format!("--model {path}"))?
+        }
+    };
+    model.validate()?;
+    anyhow::ensure!(
+        model.vocab_size >= vocab_size as usize,
+        "--model {name}: vocab_size is {}, the tokenizer has {vocab_size} tokens",
+        model.vocab_size
+    );
+    Ok(model)
+}
+
+/// The terms of the demo's run.
+pub(super) struct Terms {
+    pub(super) training: Training,
+    pub(super) compression: Compression,
+    pub(super) outer: Outer,
+    pub(super) windows: Windows,
+    pub(super) scoring: Scoring,
+}
+
+/// Settings found on two cores: see `docs/decisions/0002-demo-settings.md`.
+pub(super) fn terms(model: &str, miners: u32, windows: u64) -> Terms {
+    let small = model == "tiny";
+    let inner_steps = if small { 4 } else { 12 };
+    Terms {
+        training: Training {
+            inner_steps,
+            batch_size: if small { 4 } else { 8 },
+            sequence_length: if small { 64 } else { 128 },
+            shards_per_window: 4,
+            learning_rate: 4e-3,
+            min_learning_rate: 8e-4,
+            warmup_steps: 2 * u64::from(inner_steps),
+            decay_steps: windows * u64::from(inner_steps),
+            ..Training::default()
+        },
+        compression: Compression::default(),
+        outer: Outer { learning_rate: 3.0, ..Outer::default() },
+        windows: Windows {
+            total: Some(windows),
+            train_seconds: 60,
+            score_seconds: 60,
+            start_peers: miners,
+            evict_after: 1,
+            checkpoint_every: 5,
+            ..Windows::default()
+        },
+        scoring: Scoring { sequences: 8, heldout_sequences: 64, ..Scoring::default() },
+    }
+}

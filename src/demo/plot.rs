@@ -1,0 +1,82 @@
+//! The loss curve as a picture.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use plotters::prelude::*;
+
+/// One line of the picture.
+#[derive(Clone, Debug)]
+pub(super) struct Curve {
+    pub(super) name: String,
+    /// Windows passed, and the loss then.
+    pub(super) points: Vec<(f64, f64)>,
+}
+
+/// Draws `curves` as SVG.
+///
+/// # Errors
+/// When there is nothing to draw, or the file cannot be written.
+pub(super) fn draw(path: &Path, title: &str, curves: &[Curve]) -> anyhow::Result<()> {
+    let points = || curves.iter().flat_map(|curve| &curve.points).copied();
+    let (mut low, mut high, mut last) = (f64::INFINITY, f64::NEG_INFINITY, 1.0_f64);
+    for (window, loss) in points() {
+        (low, high, last) = (low.min(loss), high.max(loss), last.max(window));
+    }
+    anyhow::ensure!(low.is_finite(), "there is no loss to draw");
+    let margin = ((high - low) * 0.05).max(1e-3);
+    let drawn = (|| {
+        let area = SVGBackend::new(path, (900, 520)).into_drawing_area();
+        area.fill(&WHITE).map_err(|error| error.to_string())?;
+        let mut chart = ChartBuilder::on(&area)
+            .caption(title, ("sans-serif", 22))
+            .margin(16)
+            .x_label_area_size(44)
+            .y_label_area_size(60)
+            .build_cartesian_2d(0.0..last, low - margin..high + margin)
+            .map_err(|error| error.to_string())?;
+        chart
+            .configure_mesh()
+            .x_desc("windows")
+            .y_desc("held-out loss (nats a token)")
+            .light_line_style(WHITE)
+            .label_style(("sans-serif", 14))
+            .axis_desc_style(("sans-serif", 16))
+            .draw()
+            .map_err(|error| error.to_string())?;
+        for (number, curve) in curves.iter().enumerate() {
+            let colour = Palette99::pick(number).stroke_width(2);
+            chart
+                .draw_series(LineSeries::new(curve.points.iter().copied(), colour))
+                .map_err(|error| error.to_string())?
+                .label(&*curve.name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], colour));
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperRight)
+            .background_style(WHITE)
+            .border_style(BLACK.mix(0.3))
+            .label_font(("sans-serif", 15))
+            .draw()
+            .map_err(|error| error.to_string())?;
+        area.present().map_err(|error| error.to_string())
+    })();
+    drawn.map_err(|error: String| anyhow::anyhow!(error)).with_context(|| format!("cannot draw {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_picture_names_every_curve() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("loss.svg");
+        let curve = |name: &str| Curve { name: name.into(), points: vec![(1.0, 3.0), (2.0, 2.5)] };
+        draw(&path, "Held-out loss", &[curve("Brigade"), curve("dense DiLoCo")]).unwrap();
+        let svg = std::fs::read_to_string(&path).unwrap();
+        assert!(svg.contains("Brigade") && svg.contains("dense DiLoCo") && svg.contains("polyline"));
+        assert!(draw(&path, "nothing", &[]).is_err());
+    }
+}

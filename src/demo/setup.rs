@@ -1,0 +1,153 @@
+//! From an empty folder to a run that waits for its participants. What is there already is left alone.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use brigade_bucket::keys::RunKey;
+use object_store::path::Path as Key;
+use serde::Serialize;
+use tokio::sync::mpsc::UnboundedReceiver;
+use toml::{Table, Value};
+
+use super::children::{Children, Heard, Spec};
+use super::place::{Memory, Place};
+use super::{Options, plan};
+use crate::config::{self, RunSettings};
+use crate::data::{self, ObjectSink, PrepareOptions, Progress, TokenizerChoice};
+use crate::run::create;
+use crate::shutdown::Shutdown;
+
+/// Everybody but the store, in the order in which they are started.
+pub(super) fn participants(miners: u32) -> Vec<String> {
+    let miners = (0..miners).map(|number| format!("miner-{number}"));
+    ["aggregator".to_owned(), "validator".to_owned()].into_iter().chain(miners).collect()
+}
+
+/// Starts the store and makes sure that the run is in it.
+pub(super) async fn prepare(
+    options: &Options,
+    place: &Place,
+    children: &mut Children,
+    inbox: &mut UnboundedReceiver<(String, Heard)>,
+    shutdown: &Shutdown,
+) -> anyhow::Result<Memory> {
+    let remembered = place.memory()?;
+    if let Some(memory) = &remembered {
+        let asked = (options.windows, options.miners, &options.model);
+        anyhow::ensure!(
+            asked == (memory.windows, memory.miners, &memory.model),
+            "{} holds a run of {} windows with {} miners and model {}; ask for the same to resume it, or name another --dir",
+            options.dir.display(),
+            memory.windows,
+            memory.miners,
+            memory.model
+        );
+    }
+    let names = participants(options.miners);
+    place.prepare_store(&names[1..])?;
+    let args = vec![
+        "serve".into(),
+        "--stop-with-stdin".into(),
+        "--config".into(),
+        place.path("server.toml").display().to_string(),
+    ];
+    children.start(Spec { name: "store".into(), args, folder: place.path("store-log") })?;
+    shutdown.or(wait_for_store(place, inbox)).await??;
+    match remembered {
+        Some(memory) => Ok(memory),
+        None => shutdown.or(create_run(options, place, &names)).await?,
+    }
+}
+
+/// Waits until the store answers, or says why it will not.
+async fn wait_for_store(
+    place: &Place,
+    inbox: &mut UnboundedReceiver<(String, Heard)>,
+) -> anyhow::Result<()> {
+    let address = place.endpoint()?;
+    let address = address.trim_start_matches("http://").to_owned();
+    loop {
+        if let Ok((_, Heard::Ended { last_words, .. })) = inbox.try_recv() {
+            anyhow::bail!("the store does not start: {}", last_words.trim_start_matches("error: "));
+        }
+        if tokio::net::TcpStream::connect(&address).await.is_ok() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn create_run(options: &Options, place: &Place, names: &[String]) -> anyhow::Result<Memory> {
+    let vocabulary = prepare_data(options, place).await?;
+    let settings = terms(options, place, vocabulary)?;
+    place.write_run(&settings)?;
+    let settings: RunSettings = config::read(&place.path("run.toml"))?;
+    let bucket = place.run_bucket()?;
+    let manifest = create::create(&bucket, &settings, &place.identity("aggregator")?).await?;
+    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    for name in names {
+        place.identity(name)?;
+        let share = (threads / options.miners.max(1) as usize).max(1);
+        place.write_config(name, &manifest.run(), if name == "validator" { threads } else { share })?;
+    }
+    let memory = Memory {
+        run_id: manifest.run(),
+        windows: options.windows,
+        miners: options.miners,
+        model: options.model.clone(),
+    };
+    place.remember(&memory)?;
+    Ok(memory)
+}
+
+/// Turns text into shards in the run's bucket; returns the size of the vocabulary.
+async fn prepare_data(options: &Options, place: &Place) -> anyhow::Result<u32> {
+    let inputs = if options.data.is_empty() { rust_source()? } else { options.data.clone() };
+    let prepare = PrepareOptions {
+        heldout_fraction: plan::HELDOUT,
+        max_bytes: Some(plan::CORPUS_BYTES),
+        shard_tokens: 1 << 18,
+        replace: true,
+        ..PrepareOptions::new(inputs, TokenizerChoice::Train { vocab_size: plan::VOCABULARY })
+    };
+    let store = place.run_bucket()?.object_store();
+    let sink = ObjectSink::new(store, Key::from(RunKey::DATA), tokio::runtime::Handle::current());
+    let progress = Progress::terminal();
+    let prepared = tokio::task::spawn_blocking(move || data::prepare(&prepare, &sink, progress)).await??;
+    Ok(prepared.index.vocab_size)
+}
+
+/// The Rust source that building this very program has brought to the machine.
+fn rust_source() -> anyhow::Result<Vec<PathBuf>> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let folders = data::corpus::folders(&home.context("neither CARGO_HOME nor HOME is set; give text with --data PATH")?)?;
+    Ok(data::corpus::pick(&folders, plan::CORPUS_BYTES)?)
+}
+
+/// The terms as an operator would write them in `run.toml`.
+fn terms(options: &Options, place: &Place, vocabulary: u32) -> anyhow::Result<Table> {
+    let terms = plan::terms(&options.model, options.miners, options.windows);
+    let validator = place.identity("validator")?;
+    place.identity("aggregator")?;
+    let mut entry = Table::new();
+    entry.insert("id".into(), validator.id().to_string().into());
+    entry.insert("seal_to".into(), validator.seal_to().into());
+    let mut table = Table::new();
+    table.insert("name".into(), "demo".into());
+    table.insert("identity".into(), "aggregator/identity.json".into());
+    table.insert("bucket".into(), place.run_table()?.into());
+    table.insert("validators".into(), Value::Array(vec![entry.into()]));
+    table.insert("model".into(), section(&plan::model(&options.model, vocabulary)?)?);
+    table.insert("training".into(), section(&terms.training)?);
+    table.insert("compression".into(), section(&terms.compression)?);
+    table.insert("outer".into(), section(&terms.outer)?);
+    table.insert("windows".into(), section(&terms.windows)?);
+    table.insert("scoring".into(), section(&terms.scoring)?);
+    Ok(table)
+}
+
+fn section(settings: &impl Serialize) -> anyhow::Result<Value> {
+    Ok(Value::try_from(settings)?)
+}
