@@ -10,7 +10,7 @@ export BRIGADE_TEST_PYTHON ?= $(CACHE)/test-python/bin/python
 
 # `make setup CUDA=1` once is enough: what is built afterwards follows the libtorch that is linked.
 # (Asked of the shell: make's own $(wildcard) remembers how the folder was before setup.)
-FEATURES = $(if $(shell test -e .libtorch/lib/libc10_cuda.so && echo yes),--features cuda)
+FEATURES = $(if $(shell test -e "$(or $(LIBTORCH),.libtorch)/lib/libc10_cuda.so" && echo yes),--features cuda)
 
 .DEFAULT_GOAL := run
 .PHONY: help tools setup run test test-deps lint check-no-torch bench deny clean
