@@ -75,7 +75,7 @@ pub fn compress(
 #[derive(Default)]
 struct Scratch {
     chunk: Vec<f32>,
-    keys: Vec<u64>,
+    topk: topk::Scratch,
     positions: Vec<u16>,
     kept: Kept,
 }
@@ -88,12 +88,12 @@ fn compress_section(
     e: &mut [Vec<f32>],
     scratch: &mut Scratch,
 ) -> Vec<u8> {
-    let Scratch { chunk: values, keys, positions, kept } = scratch;
+    let Scratch { chunk: values, topk, positions, kept } = scratch;
     let chunks: Vec<Chunk> = layout.section(section).collect();
     kept.clear();
     for chunk in &chunks {
         fold(chunk, config.error_feedback_decay, delta[chunk.tensor], &mut e[chunk.tensor], values);
-        topk::select(values, kept_in_chunk(config.top_k, chunk.len), keys, positions);
+        topk::select(values, kept_in_chunk(config.top_k, chunk.len), topk, positions);
         kept.push(positions, positions.iter().map(|&p| values[usize::from(p)]));
     }
     let lengths: Vec<usize> = chunks.iter().map(|chunk| chunk.len).collect();
@@ -104,13 +104,13 @@ fn compress_section(
 
 /// `e ← β·e + Δ` over one chunk, and a copy of the result in `values`.
 fn fold(chunk: &Chunk, beta: f32, delta: &[f32], e: &mut [f32], values: &mut Vec<f32>) {
-    values.clear();
-    for row in 0..chunk.len / chunk.width {
+    values.resize(chunk.len, 0.0);
+    for (row, values) in values.chunks_exact_mut(chunk.width).enumerate() {
         let start = chunk.base + row * chunk.stride;
         let range = start..start + chunk.width;
-        for (e, delta) in e[range.clone()].iter_mut().zip(&delta[range]) {
+        for ((e, delta), value) in e[range.clone()].iter_mut().zip(&delta[range]).zip(values) {
             *e = beta * *e + delta;
-            values.push(*e);
+            *value = *e;
         }
     }
 }
@@ -127,8 +127,16 @@ pub(crate) fn subtract_decoded(chunks: &[Chunk], kept: &Kept, e: &mut [Vec<f32>]
 
 /// Refuses values that are not finite or beyond 2^60.
 pub(crate) fn check_values<'a>(what: &'static str, tensors: impl Iterator<Item = &'a [f32]>) -> Result<()> {
+    // The bits of infinity and NaN are above those of any finite magnitude.
+    let magnitude = |value: &f32| value.abs().to_bits();
+    let limit = MAX_MAGNITUDE.to_bits();
     for (tensor, values) in tensors.enumerate() {
-        if let Some(index) = values.iter().position(|v| v.is_nan() || v.abs() > MAX_MAGNITUDE) {
+        // No branch for each value: where a bad one is matters only once there is one.
+        let bad = |block: &[f32]| block.iter().fold(false, |bad, value| bad | (magnitude(value) > limit));
+        if !values.chunks(CHUNK).any(bad) {
+            continue;
+        }
+        if let Some(index) = values.iter().position(|value| magnitude(value) > limit) {
             return Err(Error::Value { what, tensor, index, value: values[index] });
         }
     }

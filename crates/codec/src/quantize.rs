@@ -62,7 +62,7 @@ const MIDDLES: [f64; PER_OCTAVE as usize] = [
 pub enum CodeBits {
     /// Sign and chunk scale: one magnitude.
     One = 1,
-    /// Sign and two magnitudes, which entropy coding brings to about 1.75 bits.
+    /// Sign and two magnitudes, which entropy coding brings to about 1.8 bits.
     Two = 2,
     /// Sign and four magnitudes.
     Three = 3,

@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::sync::LazyLock;
+
 use brigade_codec::{
     Binding, CodeBits, CodecConfig, Delta, DeltaConfig, Error, Layout, Update, compress, max_update_bytes,
     merge,
@@ -16,7 +18,7 @@ const PREFIX: usize = 12;
 const FIXED: usize = 149;
 const ENTRY: usize = 36;
 
-fn small() -> (Layout, CodecConfig, Vec<u8>) {
+fn make_small() -> (Layout, CodecConfig, Vec<u8>) {
     let layout = layout(&[&[70, 70], &[100]]);
     let config = config(32, CodeBits::Two);
     let delta = values(&layout, 1, 0.5);
@@ -25,9 +27,15 @@ fn small() -> (Layout, CodecConfig, Vec<u8>) {
     (layout, config, bytes)
 }
 
+static SMALL: LazyLock<(Layout, CodecConfig, Vec<u8>)> = LazyLock::new(make_small);
+
+fn small() -> (Layout, CodecConfig, Vec<u8>) {
+    SMALL.clone()
+}
+
 fn parse(bytes: &[u8]) -> Result<Update, Error> {
-    let (layout, config, _) = small();
-    Update::parse(bytes.to_vec(), &layout, &config, &binding(2))
+    let (layout, config, _) = &*SMALL;
+    Update::parse(bytes.to_vec(), layout, config, &binding(2))
 }
 
 /// Writes fresh hashes over a changed file of one section, as an attacker would.

@@ -7,8 +7,6 @@ use brigade_codec::{
     CodeBits, Delta, DeltaConfig, Layout, Stats, Update, compress, max_delta_bytes, max_update_bytes, merge,
 };
 use common::{BITS, binding, config, delta_binding, layout, normal, slices, values};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 
 struct Measured {
     stats: Stats,
@@ -55,7 +53,7 @@ fn after_error_feedback(layout: &Layout, top_k: u32, sigma: f32) -> Vec<Vec<f32>
     for window in 0..30 {
         let delta = values(layout, 100 + window, 0.0);
         // The same chunk scales in every window, as a layer's learning rate and shape would make them.
-        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let mut rng = common::Random(5);
         let scaled: Vec<Vec<f32>> = delta
             .iter()
             .map(|t| {

@@ -2,8 +2,6 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use brigade_codec::{Binding, CodeBits, CodecConfig, DeltaBinding, Layout, Update, compress};
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 pub const BITS: [CodeBits; 4] = [CodeBits::One, CodeBits::Two, CodeBits::Three, CodeBits::Four];
 
@@ -23,16 +21,29 @@ pub fn delta_binding() -> DeltaBinding {
     DeltaBinding { run: [1; 32], window: 7, start_state_root: [3; 32] }
 }
 
+/// SplitMix64 (Steele, Lea and Flood): small, and fast enough where dependencies are not optimised.
+pub struct Random(pub u64);
+
+impl Random {
+    /// Uniform between 0 and 1, both excluded.
+    fn unit(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (((z ^ (z >> 31)) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
+    }
+}
+
 /// A standard normal by Box and Muller.
-pub fn normal(rng: &mut ChaCha8Rng) -> f32 {
-    let unit = |rng: &mut ChaCha8Rng| (f64::from(rng.next_u32()) + 0.5) / 4_294_967_296.0;
-    let (radius, angle) = ((-2.0 * unit(rng).ln()).sqrt(), std::f64::consts::TAU * unit(rng));
+pub fn normal(rng: &mut Random) -> f32 {
+    let (radius, angle) = ((-2.0 * rng.unit().ln()).sqrt(), std::f64::consts::TAU * rng.unit());
     (radius * angle.cos()) as f32
 }
 
 /// Normal values; every 4096 of them in a row are multiplied by e^(sigma·z) with a normal z.
 pub fn values(layout: &Layout, seed: u64, sigma: f32) -> Vec<Vec<f32>> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut rng = Random(seed);
     let mut fill = |len| {
         let mut scale = 1.0;
         (0..len)
