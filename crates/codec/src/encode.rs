@@ -50,7 +50,8 @@ impl CodecConfig {
 ///
 /// # Errors
 /// [`Error::Config`], [`Error::Shape`], or [`Error::Value`] for an element of `delta` or `e` that is not finite or is
-/// beyond 2^60. All are found before anything is changed: after an error `e` is as it was.
+/// beyond 2^60. All are found before anything is changed: after one of them `e` is as it was. ([`Error::TooLong`] would
+/// mean that the bound which readers apply is wrong.)
 pub fn compress(
     layout: &Layout,
     binding: &Binding,
