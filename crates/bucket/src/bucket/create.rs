@@ -15,7 +15,7 @@ use bytes::Bytes;
 use object_store::{Attribute, GetOptions, PutMode};
 
 use super::read::found;
-use super::write::{TOKEN, stamped};
+use super::write::{WRITE_TOKEN, stamped};
 use super::{Bucket, Stored, bare};
 use crate::{BucketError, Result};
 
@@ -92,7 +92,10 @@ impl Bucket {
     pub(super) async fn stamp(&self, key: &str) -> Result<Option<Stamp>> {
         let result = self.fetch(key, GetOptions { head: true, ..GetOptions::default() }).await;
         Ok(found(result)?.map(|result| Stamp {
-            token: result.attributes.get(&Attribute::Metadata(TOKEN.into())).map(|value| value.to_string()),
+            token: result
+                .attributes
+                .get(&Attribute::Metadata(WRITE_TOKEN.into()))
+                .map(|value| value.to_string()),
             etag: bare(result.meta.e_tag.as_deref()),
         }))
     }

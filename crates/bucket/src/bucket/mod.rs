@@ -11,6 +11,7 @@ mod write;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use brigade_protocol::{Digest, Timestamp};
 use bytes::Bytes;
@@ -28,7 +29,8 @@ use crate::error::{Aim, Cause, one_line};
 use crate::place::{Place, is_key, quotes_etags};
 use crate::wire::{Counters, ServerClock, Wire, is_public};
 use crate::{Access, BucketAddress, BucketError, BucketOptions, Result};
-use token::Tokens;
+pub(crate) use token::Tokens;
+pub(crate) use write::WRITE_TOKEN;
 
 /// The longest key of the layout is far below this; S3's own limit is 1024 with the prefix.
 const MAX_KEY: usize = 512;
@@ -267,8 +269,12 @@ fn builder(place: &Place, access: &Access, options: &BucketOptions) -> AmazonS3B
         Access::Environment => AmazonS3Builder::from_env(),
         Access::Anonymous => AmazonS3Builder::new().with_skip_signature(true),
     };
+    let backoff = BackoffConfig::default();
+    // Never zero: the client draws its pauses from a range, and panics on an empty one.
+    let max_backoff = options.max_backoff.max(Duration::from_millis(1));
+    let init_backoff = backoff.init_backoff.min(max_backoff);
     let retry = RetryConfig {
-        backoff: BackoffConfig { max_backoff: options.max_backoff, ..BackoffConfig::default() },
+        backoff: BackoffConfig { init_backoff, max_backoff, ..backoff },
         max_retries: options.max_retries,
         retry_timeout: options.retry_timeout,
     };
@@ -287,7 +293,7 @@ fn builder(place: &Place, access: &Access, options: &BucketOptions) -> AmazonS3B
 }
 
 /// An ETag without its quotation marks.
-fn bare(etag: Option<&str>) -> String {
+pub(crate) fn bare(etag: Option<&str>) -> String {
     let etag = etag.unwrap_or_default();
     etag.strip_prefix('"').and_then(|etag| etag.strip_suffix('"')).unwrap_or(etag).to_owned()
 }

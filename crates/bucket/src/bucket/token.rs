@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Makes a different 48-digit token for every write.
 #[derive(Debug)]
-pub(super) struct Tokens {
+pub(crate) struct Tokens {
     nonce: [u8; 16],
     count: AtomicU64,
 }
 
 impl Tokens {
     /// Tokens that no other process makes.
-    pub(super) fn random() -> Self {
+    pub(crate) fn random() -> Self {
         let mut nonce = [0; 16];
         if getrandom::fill(&mut nonce).is_err() {
             // No entropy source: process and time still keep two honest writers apart.
@@ -22,13 +22,13 @@ impl Tokens {
         Self { nonce, count: AtomicU64::new(0) }
     }
 
-    pub(super) fn next(&self) -> String {
+    pub(crate) fn next(&self) -> String {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         format!("{}{count:016x}", hex::encode(self.nonce))
     }
 
     /// A number in `[0, 1)` for jitter; not for secrets.
-    pub(super) fn unit(&self) -> f64 {
+    pub(crate) fn unit(&self) -> f64 {
         // SplitMix64 (Steele, Lea, Flood 2014) over the nonce and the count.
         let [low, high] = [&self.nonce[..8], &self.nonce[8..]]
             .map(|half| half.iter().fold(0_u64, |sum, &byte| (sum << 8) | u64::from(byte)));

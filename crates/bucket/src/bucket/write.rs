@@ -10,7 +10,7 @@ use crate::{BucketError, Result};
 /// Parts of one upload in flight at once.
 const PARTS_IN_FLIGHT: usize = 4;
 /// The metadata name under which a conditional write leaves its token.
-pub(super) const TOKEN: &str = "brigade-write";
+pub(crate) const WRITE_TOKEN: &str = "brigade-write";
 
 impl Bucket {
     /// Writes an object, over whatever was there. Bodies above `part_size` go up in equal parts.
@@ -126,6 +126,6 @@ impl Bucket {
 
 /// Options of a conditional write that leaves its token.
 pub(super) fn stamped(mode: PutMode, token: &str) -> PutOptions {
-    let attributes = Attributes::from_iter([(Attribute::Metadata(TOKEN.into()), token.to_owned())]);
+    let attributes = Attributes::from_iter([(Attribute::Metadata(WRITE_TOKEN.into()), token.to_owned())]);
     PutOptions { mode, attributes, ..PutOptions::default() }
 }
