@@ -2,10 +2,11 @@
 //!
 //! `cargo run --release -p brigade-trainer --example throughput -- [THREADS] [STEPS] [VOCAB] [DEVICE]`, with `cpu`
 //! or a CUDA index as the device. The two precisions take turns step by step, so that other work on the machine
-//! slows both alike; medians are reported.
+//! slows both alike; medians are reported. `alone` is the rate by the time that the main thread spent on a core, which
+//! is what the wall clock would show on a machine that does nothing else.
 #![allow(clippy::print_stdout)]
 
-use std::{env, error::Error, time::Instant};
+use std::{env, error::Error, fs, time::Instant};
 
 use brigade_protocol::ModelConfig;
 use brigade_trainer::{ComputeDtype, DeviceChoice, TokenBatch, Trainer, TrainerConfig};
@@ -54,6 +55,13 @@ fn trainer(
     Ok(trainer)
 }
 
+/// Now, and how long this thread has been on a core; both in seconds.
+fn clocks(start: Instant) -> [f64; 2] {
+    let on_core = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanoseconds = on_core.split(' ').next().and_then(|text| text.parse().ok()).unwrap_or(f64::NAN);
+    [start.elapsed().as_secs_f64(), nanoseconds * 1e-9]
+}
+
 fn median(seconds: &mut [f64]) -> f64 {
     seconds.sort_by(f64::total_cmp);
     seconds[seconds.len() / 2]
@@ -75,32 +83,33 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut trainers =
         [ComputeDtype::Float32, ComputeDtype::BFloat16].map(|dtype| trainer(&model, dtype, threads, device));
     println!("{} parameters, batch {SEQUENCES} × {LENGTH}, {threads} threads", model.num_parameters());
-    let mut seconds = [Vec::new(), Vec::new()];
-    let mut forward = [Vec::new(), Vec::new()];
+    let start = Instant::now();
+    let mut samples: [[Vec<f64>; 4]; 2] = Default::default();
     for step in 0..steps + 2 {
-        for (index, trainer) in trainers.iter_mut().enumerate() {
+        for (trainer, samples) in trainers.iter_mut().zip(&mut samples) {
             let trainer = trainer.as_mut().map_err(|error| error.to_string())?;
-            let start = Instant::now();
-            let stats = trainer.inner_step(&batch, 1e-3)?;
-            let middle = Instant::now();
+            let before = clocks(start);
+            trainer.inner_step(&batch, 1e-3)?;
+            let between = clocks(start);
             trainer.losses(&batch)?;
+            let after = clocks(start);
             // The first two warm up allocators and oneDNN's caches.
             if step >= 2 {
-                seconds[index].push((middle - start).as_secs_f64());
-                forward[index].push(middle.elapsed().as_secs_f64());
-            }
-            if step == steps + 1 {
-                let (inner, eval) = (median(&mut seconds[index]), median(&mut forward[index]));
-                println!(
-                    "{:?}: {:.0} tokens/s in training ({:.1} ms a step, loss {:.3}), {:.0} in evaluation",
-                    trainer.compute_kind(),
-                    batch.targets() as f64 / inner,
-                    inner * 1e3,
-                    stats.loss,
-                    batch.targets() as f64 / eval,
-                );
+                for clock in 0..2 {
+                    samples[clock].push(between[clock] - before[clock]);
+                    samples[2 + clock].push(after[clock] - between[clock]);
+                }
             }
         }
+    }
+    for (trainer, samples) in trainers.iter().zip(&mut samples) {
+        let kind = trainer.as_ref().map_err(|error| error.to_string())?.compute_kind();
+        let [step, step_alone, losses, losses_alone] =
+            samples.each_mut().map(|seconds| batch.targets() as f64 / median(seconds));
+        println!(
+            "{kind:?}: {step:.0} tokens/s in training ({step_alone:.0} alone), \
+             {losses:.0} in evaluation ({losses_alone:.0} alone)"
+        );
     }
     Ok(())
 }

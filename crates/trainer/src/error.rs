@@ -12,6 +12,9 @@ pub enum Error {
     /// An operation of libtorch failed.
     #[error("libtorch: {}", first_line(.0))]
     Torch(#[from] TchError),
+    /// An operation of the C++ shim failed.
+    #[error(transparent)]
+    Extension(#[from] brigade_torch_ext::Error),
     /// The device that was asked for is not there.
     #[error("device {wanted} is not available: libtorch sees {found} CUDA devices")]
     Device {

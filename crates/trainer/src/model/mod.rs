@@ -11,12 +11,13 @@ mod norm;
 mod rope;
 mod unit;
 
-use std::cell::RefCell;
+use std::{cell::RefCell, slice};
 
 use brigade_protocol::ModelConfig;
+use brigade_torch_ext::autograd;
 use tch::{Device, Kind, Tensor};
 
-pub(crate) use self::unit::{Gradients, Unit, Units, to_vec};
+pub(crate) use self::unit::{Gradients, Units, to_vec};
 use self::{block::block, norm::rms_norm, rope::Rope};
 use crate::Result;
 
@@ -226,13 +227,16 @@ impl BlockRun {
     }
 }
 
-/// Gradients of `inputs` for the `gradient` of `output`.
-///
-/// `tch` can only start a backward pass from ones; that of Σ output · gradient hands `gradient` on exactly.
+/// Gradients of `inputs`, leaves of the graph of `output`, for the `gradient` of `output`. The graph is freed.
 fn vjp<const N: usize>(output: &Tensor, gradient: &Tensor, inputs: [&Tensor; N]) -> Result<[Tensor; N]> {
-    let root = tch::with_grad(|| output.f_mul(gradient)?.f_sum(Kind::Float))?;
-    let gradients = Tensor::f_run_backward(&[root], &inputs, false, false)?;
-    Ok(gradients.try_into().expect("run_backward returns one gradient per input"))
+    autograd::backward(slice::from_ref(output), slice::from_ref(gradient))?;
+    let mut gradients = Vec::with_capacity(N);
+    for input in inputs {
+        gradients.push(input.f_grad()?);
+        // A leaf that lives on (a block's input does, if it is recomputed) must not add to this gradient later.
+        autograd::set_grad(input, None)?;
+    }
+    Ok(gradients.try_into().expect("as many gradients as inputs"))
 }
 
 #[cfg(test)]

@@ -1,0 +1,189 @@
+//! AdamW (arXiv 1711.05101) with state that can be saved bit for bit.
+
+mod state;
+
+use std::ops::Range;
+
+use brigade_torch_ext::{AdamW as FusedAdamW, AdamWOptions, foreach};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+use crate::{
+    Error, Result,
+    model::{Gradients, Units},
+};
+
+/// What AdamW is set to, besides the learning rate of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdamWConfig {
+    /// Decay of the first and of the second moment, in `[0, 1)`.
+    pub betas: (f64, f64),
+    /// Added to the root of the second moment; positive.
+    pub eps: f64,
+    /// Decoupled weight decay, for matrices only (the embedding among them): the one-dimensional weights of
+    /// norms are scales, and decaying them to zero would be no regularisation.
+    pub weight_decay: f64,
+    /// Largest L2 norm of the gradient of all parameters; a longer one is scaled down to it. `None`: never.
+    pub max_grad_norm: Option<f64>,
+}
+
+impl Default for AdamWConfig {
+    /// As is usual for language models: betas 0.9 and 0.95, eps 1e-8, weight decay 0.1, norm clipped to 1.
+    fn default() -> Self {
+        Self { betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1, max_grad_norm: Some(1.0) }
+    }
+}
+
+impl AdamWConfig {
+    /// # Errors
+    /// [`Error::Setting`] names the first field out of range.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let in_range = |field, value: f64, fits: bool, must| match fits {
+            true => Ok(()),
+            false => Err(Error::Setting { field, value, must }),
+        };
+        for beta in [self.betas.0, self.betas.1] {
+            in_range("betas", beta, (0.0..1.0).contains(&beta), "at least 0 and below 1")?;
+        }
+        in_range("eps", self.eps, self.eps.is_finite() && self.eps > 0.0, "positive and finite")?;
+        let decay = self.weight_decay;
+        in_range("weight_decay", decay, decay.is_finite() && decay >= 0.0, "at least 0 and finite")?;
+        let norm = self.max_grad_norm.unwrap_or(1.0);
+        in_range("max_grad_norm", norm, norm > 0.0, "positive")
+    }
+}
+
+/// The moments of every parameter and the number of steps taken.
+#[derive(Debug)]
+pub(crate) struct AdamW {
+    max_grad_norm: f64,
+    /// The tensors that are decayed, and those that are not.
+    groups: [Group; 2],
+}
+
+/// Parameters with the same weight decay.
+#[derive(Debug)]
+struct Group {
+    spans: Vec<Span>,
+    /// One pair of flat moments per span.
+    fused: FusedAdamW,
+}
+
+/// Neighbouring tensors of one unit that are decayed alike: one stretch of its flat buffers.
+#[derive(Debug)]
+struct Span {
+    unit: usize,
+    /// Indices into the model's tensors.
+    tensors: Range<usize>,
+    start: i64,
+    length: i64,
+}
+
+impl Span {
+    fn cut(&self, flat: &Tensor) -> Result<Tensor> {
+        Ok(flat.f_narrow(0, self.start, self.length)?)
+    }
+}
+
+impl AdamW {
+    /// No step taken, all moments zero.
+    pub(crate) fn new(config: AdamWConfig, units: &Units) -> Result<Self> {
+        config.validate()?;
+        let group = |decay: bool| {
+            let spans = spans(units, decay);
+            let params = cut_all(&spans, |unit| &units.all[unit].master)?;
+            let options = AdamWOptions {
+                beta1: config.betas.0,
+                beta2: config.betas.1,
+                eps: config.eps,
+                weight_decay: if decay { config.weight_decay } else { 0.0 },
+            };
+            Ok::<_, Error>(Group { spans, fused: FusedAdamW::new(&params, options)? })
+        };
+        let max_grad_norm = config.max_grad_norm.unwrap_or(f64::INFINITY);
+        Ok(Self { max_grad_norm, groups: [group(true)?, group(false)?] })
+    }
+
+    /// Forgets all steps.
+    pub(crate) fn reset(&mut self) -> Result<()> {
+        Ok(self.groups.iter_mut().try_for_each(|group| group.fused.reset())?)
+    }
+
+    /// Clips `gradients` and takes one step with learning rate `lr`; returns their norm before the clipping.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if the norm is not finite; then nothing has changed.
+    pub(crate) fn step(&mut self, units: &mut Units, gradients: Gradients, lr: f64) -> Result<f64> {
+        let _guard = tch::no_grad_guard();
+        let gradients = gradients.into_inner()?;
+        let norm = foreach::global_norm(&gradients)?.f_double_value(&[])?;
+        if !norm.is_finite() {
+            return Err(Error::NotFinite { what: "gradient norm", value: norm });
+        }
+        // The 1e-6 is that of torch.nn.utils.clip_grad_norm_, whose result this must equal.
+        let scale = self.max_grad_norm / (norm + 1e-6);
+        if scale < 1.0 {
+            foreach::mul_(&gradients, scale)?;
+        }
+        for Group { spans, fused } in &mut self.groups {
+            let params = cut_all(spans, |unit| &units.all[unit].master)?;
+            fused.step(&params, &cut_all(spans, |unit| &gradients[unit])?, lr, None)?;
+        }
+        units.refresh()?;
+        Ok(norm)
+    }
+}
+
+/// All spans of tensors that are decayed, or of those that are not.
+fn spans(units: &Units, decay: bool) -> Vec<Span> {
+    let mut spans: Vec<Span> = Vec::new();
+    for (index, unit) in units.all.iter().enumerate() {
+        let mut start = 0;
+        for (tensor, &length) in unit.tensors.clone().zip(&unit.lengths) {
+            if (units.specs[tensor].shape.len() > 1) == decay {
+                match spans.last_mut() {
+                    Some(last) if last.unit == index && last.start + last.length == start => {
+                        last.length += length;
+                        last.tensors.end = tensor + 1;
+                    }
+                    _ => spans.push(Span { unit: index, tensors: tensor..tensor + 1, start, length }),
+                }
+            }
+            start += length;
+        }
+    }
+    spans
+}
+
+fn cut_all<'a>(spans: &[Span], flat: impl Fn(usize) -> &'a Tensor) -> Result<Vec<Tensor>> {
+    spans.iter().map(|span| span.cut(flat(span.unit))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use brigade_protocol::ModelConfig;
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::model::tests::tiny;
+
+    #[test]
+    fn spans_cover_every_tensor_once() {
+        for tie_word_embeddings in [false, true] {
+            let config = ModelConfig { tie_word_embeddings, ..tiny() };
+            let units = Units::zeros(&config, Kind::Float, Device::Cpu).unwrap();
+            let (decayed, spared) = (spans(&units, true), spans(&units, false));
+            // Two norms in each of the two blocks and the last one cut what is decayed.
+            assert_eq!(spared.len(), 5);
+            assert_eq!(decayed.len(), 1 + 4 + usize::from(!tie_word_embeddings));
+            let mut all: Vec<&Span> = decayed.iter().chain(&spared).collect();
+            all.sort_by_key(|span| span.tensors.start);
+            let tensors: Vec<usize> = all.iter().flat_map(|span| span.tensors.clone()).collect();
+            assert_eq!(tensors, (0..units.specs.len()).collect::<Vec<_>>());
+            let elements: i64 = all.iter().map(|span| span.length).sum();
+            assert_eq!(elements as usize, config.num_parameters());
+        }
+    }
+}

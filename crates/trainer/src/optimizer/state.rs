@@ -1,0 +1,108 @@
+//! The optimiser's state as a safetensors file.
+
+use brigade_protocol::TensorSpec;
+use brigade_torch_ext::AdamW as FusedAdamW;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use tch::Tensor;
+
+use super::{AdamW, Group};
+use crate::{
+    Error, Result,
+    model::{Units, to_vec},
+};
+
+const FIRST: &str = "exp_avg.";
+const SECOND: &str = "exp_avg_sq.";
+const STEP: &str = "step";
+
+impl AdamW {
+    /// The moments and the number of steps as a safetensors file, bit for bit.
+    ///
+    /// For a parameter `p` there are `exp_avg.p` and `exp_avg_sq.p`, fp32 in its shape; `step` is int64 `[1]`.
+    pub(crate) fn save(&self, units: &Units) -> Result<Vec<u8>> {
+        let step = self.groups[0].fused.steps().to_le_bytes();
+        let mut tensors = Vec::new();
+        for Group { spans, fused } in &self.groups {
+            for (prefix, moments) in [(FIRST, fused.exp_avgs()), (SECOND, fused.exp_avg_sqs())] {
+                for (span, flat) in spans.iter().zip(moments) {
+                    let bytes: Vec<u8> = to_vec(flat)?.iter().flat_map(|value| value.to_le_bytes()).collect();
+                    tensors.push((prefix, &units.specs[span.tensors.clone()], bytes));
+                }
+            }
+        }
+        let mut views = vec![(STEP.to_owned(), TensorView::new(Dtype::I64, vec![1], &step).map_err(state)?)];
+        for (prefix, specs, bytes) in &tensors {
+            let mut rest = bytes.as_slice();
+            for spec in *specs {
+                let (data, after) = rest.split_at(4 * spec.numel());
+                rest = after;
+                let view = TensorView::new(Dtype::F32, spec.shape.clone(), data).map_err(state)?;
+                views.push((format!("{prefix}{}", spec.name), view));
+            }
+        }
+        safetensors::serialize(views, None).map_err(state)
+    }
+
+    /// Takes over what [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    /// [`Error::OptimizerState`] if a tensor is missing, too many, misshapen or not finite; then nothing has changed.
+    pub(crate) fn load(&mut self, units: &Units, bytes: &[u8]) -> Result<()> {
+        let file = SafeTensors::deserialize(bytes).map_err(state)?;
+        let expected = 1 + 2 * units.specs.len();
+        if file.len() != expected {
+            return Err(state(format!("{} tensors, expected {expected}", file.len())));
+        }
+        let steps = read_steps(&file)?;
+        let mut loaded = Vec::with_capacity(self.groups.len());
+        for Group { spans, fused } in &self.groups {
+            let moments = |prefix| -> Result<Vec<Tensor>> {
+                let specs = spans.iter().map(|span| &units.specs[span.tensors.clone()]);
+                let device = units.all[Units::EMBEDDING].master.device();
+                specs.map(|specs| Ok(read_moment(&file, prefix, specs)?.f_to_device(device)?)).collect()
+            };
+            loaded.push(FusedAdamW::from_moments(
+                moments(FIRST)?,
+                moments(SECOND)?,
+                steps,
+                *fused.options(),
+            )?);
+        }
+        for (group, fused) in self.groups.iter_mut().zip(loaded) {
+            group.fused = fused;
+        }
+        Ok(())
+    }
+}
+
+/// The number of steps, which libtorch counts in fp32 and therefore exactly to 2^24.
+fn read_steps(file: &SafeTensors<'_>) -> Result<i64> {
+    let view = file.tensor(STEP).map_err(state)?;
+    let steps = <[u8; 8]>::try_from(view.data()).map(i64::from_le_bytes);
+    match (view.dtype(), view.shape(), steps) {
+        (Dtype::I64, [1], Ok(steps)) if (0..1 << 24).contains(&steps) => Ok(steps),
+        _ => Err(state("`step` is not one int64 of at least 0 and below 2^24")),
+    }
+}
+/// One moment of neighbouring tensors, flat, on the CPU.
+fn read_moment(file: &SafeTensors<'_>, prefix: &str, specs: &[TensorSpec]) -> Result<Tensor> {
+    let mut flat = Vec::with_capacity(specs.iter().map(TensorSpec::numel).sum());
+    for spec in specs {
+        let name = format!("{prefix}{}", spec.name);
+        let view = file.tensor(&name).map_err(state)?;
+        if view.dtype() != Dtype::F32 || view.shape() != spec.shape {
+            let found = format!("{:?} {:?}", view.dtype(), view.shape());
+            return Err(state(format!("`{name}` is {found}, expected F32 {:?}", spec.shape)));
+        }
+        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        flat.extend(values);
+    }
+    match flat.iter().all(|value| value.is_finite()) {
+        true => Ok(Tensor::f_from_slice(&flat)?),
+        false => Err(state(format!("`{prefix}` holds a value that is not finite"))),
+    }
+}
+
+fn state(reason: impl ToString) -> Error {
+    Error::OptimizerState { reason: reason.to_string() }
+}
