@@ -28,6 +28,7 @@ use super::engine::Engine;
 use super::error::{ServerError, StoreError};
 use super::handlers::Store;
 use super::keys::KeyRing;
+use super::socket::{Patient, lend};
 
 /// The largest XML document accepted: 10,000 parts with their checksums need less.
 const MOST_XML_BYTES: usize = 4 << 20;
@@ -177,22 +178,28 @@ fn serve(
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_PATIENCE)
-        .serve_connection(TokioIo::new(stream), answer)
+        .serve_connection(TokioIo::new(Patient::new(stream)), answer)
 }
 
 /// Answers one request. A panic in a handler becomes a 500 and ends there.
 async fn answer(service: S3Service, request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
-    if let Some(refusal) = refuse(&request) {
-        return refusal.to_http_response().map_err(|error| HttpError::new(Box::new(error)));
-    }
-    let call = service.call(request.map(s3s::Body::from));
-    match AssertUnwindSafe(call).catch_unwind().await {
-        Ok(answer) => answer,
-        Err(_) => {
+    let refusal = refuse(&request);
+    let (request, remainder) = lend(request);
+    let answer = match refusal {
+        Some(refusal) => error_answer(refusal),
+        None => AssertUnwindSafe(service.call(request)).catch_unwind().await.unwrap_or_else(|_| {
             tracing::error!("a request made the server panic; the server goes on");
-            s3_error!(InternalError).to_http_response().map_err(|error| HttpError::new(Box::new(error)))
-        }
+            error_answer(s3_error!(InternalError))
+        }),
+    }?;
+    if answer.status().is_client_error() || answer.status().is_server_error() {
+        remainder.drain().await;
     }
+    Ok(answer)
+}
+
+fn error_answer(error: S3Error) -> Result<HttpResponse, HttpError> {
+    error.to_http_response().map_err(|error| HttpError::new(Box::new(error)))
 }
 
 /// What never reaches the S3 layer. Form uploads are read into memory there before anybody has been asked for a

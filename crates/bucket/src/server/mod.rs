@@ -24,6 +24,7 @@ mod error;
 mod handlers;
 mod http;
 mod keys;
+mod socket;
 
 pub use self::config::{Action, DEFAULT_MAX_OBJECT_BYTES, Grant, KeyGrant, KeysFile, Secret, ServerConfig};
 pub use self::error::ServerError;
