@@ -2,8 +2,7 @@
 
 use std::future::Future;
 
-use tokio::io::AsyncReadExt as _;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// Told to everybody at once, and remembered for those who ask later.
 #[derive(Clone, Debug)]
@@ -22,18 +21,19 @@ impl Shutdown {
         let (mut interrupt, mut terminate) =
             (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
         let (sender, receiver) = watch::channel(false);
+        let (ended, input_ended) = oneshot::channel();
+        if stdin {
+            // A thread, because a blocked read of standard input cannot be given up: a task would keep the process.
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+                let _ = ended.send(());
+            });
+        }
         tokio::spawn(async move {
-            let input_ends = async {
-                if !stdin {
-                    return std::future::pending().await;
-                }
-                let (mut input, mut buffer) = (tokio::io::stdin(), [0; 64]);
-                while matches!(input.read(&mut buffer).await, Ok(1..)) {}
-            };
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
-                () = input_ends => {}
+                Ok(()) = input_ended => {}
             }
             let _ = sender.send(true);
             // A second Ctrl-C does not wait for anything.

@@ -29,9 +29,6 @@ pub struct Args {
     /// Afterwards train dense DiLoCo and data-parallel AdamW on the same text, and plot the three.
     #[arg(long)]
     baseline: bool,
-    /// Write everybody's settings and create the run, but start nobody.
-    #[arg(long)]
-    setup_only: bool,
 }
 
 /// Runs the demo.
@@ -39,9 +36,8 @@ pub struct Args {
 /// # Errors
 /// What stopped it. Being asked to stop is none: the next start resumes.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let Args { miners, windows, dir, model, data, json, baseline, setup_only } = args;
-    let options =
-        Options { dir: dir.clone(), miners, windows, model, data, json, baseline, setup_only };
+    let Args { miners, windows, dir, model, data, json, baseline } = args;
+    let options = Options { dir: dir.clone(), miners, windows, model, data, json, baseline };
     super::runtime()?.block_on(async {
         let shutdown = Shutdown::listen(false)?;
         match demo::run(options, shutdown).await {

@@ -27,6 +27,10 @@ pub struct Participant {
     /// What to train on.
     #[serde(default)]
     pub compute: Compute,
+    /// Follow peers to buckets on loopback and private addresses. Only for runs within one machine or network: it
+    /// lets a stranger aim this process at it.
+    #[serde(default)]
+    pub allow_private_endpoints: bool,
     /// Milliseconds between looks at the object that is waited for.
     #[serde(default = "default_poll")]
     pub poll_milliseconds: u64,
@@ -118,6 +122,11 @@ impl Participant {
         Duration::from_millis(self.poll_milliseconds)
     }
 
+    /// How strangers' buckets are opened.
+    pub fn peer_options(&self) -> BucketOptions {
+        BucketOptions { public_only: !self.allow_private_endpoints, ..BucketOptions::default() }
+    }
+
     fn folder(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
     }
@@ -178,13 +187,19 @@ impl BucketSection {
     /// # Errors
     /// [`ConfigError::Invalid`] names the setting that is no part of an address.
     pub fn address(&self, section: &str) -> Result<BucketAddress, ConfigError> {
-        let invalid = |error: brigade_bucket::BucketError| ConfigError::Invalid {
+        let address = BucketAddress {
+            endpoint: self.endpoint.as_ref().map(|url| url.trim_end_matches('/').to_owned()),
+            region: self.region.clone(),
+            bucket: self.bucket.clone(),
+            prefix: self.prefix.clone(),
+            dialect: self.dialect,
+        };
+        let invalid = |error: brigade_protocol::Error| ConfigError::Invalid {
             field: format!("[{section}]"),
             reason: error.to_string(),
         };
-        BucketAddress::new(self.dialect, self.endpoint.as_deref(), &*self.region, &*self.bucket)
-            .and_then(|address| address.with_prefix(&*self.prefix))
-            .map_err(invalid)
+        address.validate().map_err(invalid)?;
+        Ok(address)
     }
 
     /// Opens the bucket. `section` names it in errors; relative `file:` paths start at `folder`.

@@ -17,7 +17,7 @@ use super::sink::Sink;
 #[derive(Debug)]
 pub(super) struct Output<'s> {
     sink: &'s dyn Sink,
-    /// Digests of the files that are there. A file that would be the same is not written again.
+    /// Digests of the files that are there, by the index.
     present: HashMap<String, Digest>,
     /// Whether an index is there.
     occupied: bool,
@@ -43,17 +43,14 @@ impl<'s> Output<'s> {
     /// Writes a file of the dataset, and gives its hash.
     fn write(&mut self, name: &str, bytes: Vec<u8>) -> Result<Digest, DataError> {
         let digest = Digest::of(&bytes);
-        if self.present.get(name) == Some(&digest) {
-            return Ok(digest);
-        }
-        if self.occupied {
+        if self.occupied && self.present.get(name) != Some(&digest) {
             if !self.replace {
                 return Err(DataError::Occupied { output: self.sink.to_string(), file: name.to_owned() });
             }
             self.sink.remove(DATASET_INDEX_FILE)?;
-            self.present.remove(DATASET_INDEX_FILE);
             self.occupied = false;
         }
+        // Also when it should be there: a rerun repairs what was lost.
         self.sink.write(name, Bytes::from(bytes))?;
         Ok(digest)
     }

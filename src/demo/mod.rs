@@ -53,8 +53,6 @@ pub struct Options {
     pub json: bool,
     /// Run the baselines afterwards.
     pub baseline: bool,
-    /// Write all settings, but start only the store long enough to fill it.
-    pub setup_only: bool,
 }
 
 /// Runs the demo to its end, or until somebody wants it to stop.
@@ -67,24 +65,13 @@ pub async fn run(options: Options, shutdown: Shutdown) -> anyhow::Result<()> {
     let (mut children, mut inbox) = Children::new()?;
     let outcome = async {
         let memory = setup::prepare(&options, &place, &mut children, &mut inbox, &shutdown).await?;
-        if options.setup_only {
-            return Ok(None);
-        }
-        train(&options, &place, &memory, &mut children, &mut inbox, &shutdown).await.map(Some)
+        let story = train(&options, &place, &memory, &mut children, &mut inbox, &shutdown).await?;
+        finish(&options, &place, &story, &shutdown).await
     };
     let outcome = outcome.await;
-    // The store is among the children, and what follows reads from it; after an error there is nothing to read.
-    let finished = match outcome {
-        Ok(Some(story)) => finish(&options, &place, &story, &shutdown).await,
-        Ok(None) => Ok(String::new()),
-        Err(error) => Err(error),
-    };
     children.stop().await;
-    let text = finished?;
-    if !options.setup_only {
-        let note = format!("{text}\nfinished in {}", HumanDuration(started.elapsed()));
-        Board::new(&[], 0, options.json).note(&note);
-    }
+    let note = format!("{}\nfinished in {}", outcome?, HumanDuration(started.elapsed()));
+    Board::new(&[], 0, options.json).note(&note);
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use brigade_bucket::keys::RunKey;
 use brigade_bucket::server::{Action, Grant, KeyGrant, Secret, ServerConfig};
 use brigade_bucket::{Access, Bucket, BucketAddress, BucketOptions, Credentials, Dialect};
 use brigade_protocol::Digest;
@@ -79,10 +80,11 @@ impl Place {
         let read = || vec![Action::Read, Action::List];
         for name in participants {
             let own = format!("peer-{name}");
+            let lobby = RunKey::Lobby(self.identity(name)?.id()).to_string();
             keys.push(self.key(name, vec![
                 Grant::new(&*own, all()),
                 Grant::new(RUN_BUCKET, read()),
-                Grant::new(RUN_BUCKET, [Action::Write]).under("lobby/"),
+                Grant::new(RUN_BUCKET, [Action::Write]).under(lobby),
             ])?);
             keys.push(self.key(&format!("{name}-reader"), vec![Grant::new(own, read())])?);
         }
@@ -188,6 +190,8 @@ impl Place {
         config.insert("state".into(), "state".into());
         config.insert("run_id".into(), run_id.to_string().into());
         config.insert("poll_milliseconds".into(), 100.into());
+        // Everybody's store is on this machine.
+        config.insert("allow_private_endpoints".into(), true.into());
         config.insert("run".into(), self.bucket_table(RUN_BUCKET, name)?.into());
         if !is_aggregator {
             let mut bucket = self.bucket_table(&format!("peer-{name}"), name)?;

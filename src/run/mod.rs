@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use brigade_bucket::keys::{DataFile, RunKey};
 use brigade_bucket::{Bucket, Creation, Pin};
-use brigade_codec::{Binding, CodecConfig, Delta, DeltaBinding, DeltaConfig, Layout};
+use brigade_codec::{Binding, CodecConfig, Delta, DeltaBinding, DeltaConfig, Layout, max_delta_bytes};
 use brigade_protocol::checks::expect_digest;
 use brigade_protocol::{
     Close, Cutoff, DatasetIndex, Digest, Envelope, Manifest, ObjectPin, Open, PeerId, Record, Roster, Signed,
@@ -246,6 +246,8 @@ impl Run {
     /// When it is missing, another one, or breaks the format.
     pub async fn delta(&self, open: &Open, close: &Close) -> anyhow::Result<Option<Delta>> {
         let Some(pin) = &close.delta else { return Ok(None) };
+        let most = max_delta_bytes(self.layout(), &self.delta_codec());
+        anyhow::ensure!(pin.size <= most, "the delta has {} bytes, at most {most} make sense", pin.size);
         let bytes = self.pinned(pin).await?;
         let delta = Delta::parse(bytes, self.layout(), &self.delta_codec(), &self.delta_binding(open))?;
         Ok(Some(delta))

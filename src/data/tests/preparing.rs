@@ -83,6 +83,10 @@ fn a_rerun_gives_the_same_bytes_wherever_it_writes() {
     let options = trained(vec![folder.path().join("text")]);
     prepare_into(&options, &out);
     assert_eq!(files(&out), first);
+    // Also over a dataset that has lost a shard.
+    std::fs::remove_file(out.join("train-00001.bin")).unwrap();
+    prepare_into(&options, &out);
+    assert_eq!(files(&out), first);
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());

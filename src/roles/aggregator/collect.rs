@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use brigade_bucket::keys::{PeerFile, PeerKey, RunKey};
-use brigade_bucket::{Bucket, BucketError, BucketOptions, Creation, Pin};
+use brigade_bucket::{Bucket, BucketError, Creation, Pin};
 use brigade_codec::{Update, max_update_bytes};
 use brigade_protocol::checks::Expected;
 use brigade_protocol::{
@@ -32,7 +32,7 @@ impl Aggregator {
         if let Some(pinned) = self.mirrored(open, peer).await? {
             return Ok(Ok(pinned));
         }
-        let bucket = match lobby::open_bucket(&self.identity, member, peer_options()) {
+        let bucket = match lobby::open_bucket(&self.identity, member, self.peer_options.clone()) {
             Ok(bucket) => bucket,
             Err(error) => return Ok(Err(Exclusion::new(peer, Reason::Unavailable, format!("{error:#}")))),
         };
@@ -164,7 +164,3 @@ fn pinned(peer: PeerId, found: &Found, etag: String) -> Pinned {
     }
 }
 
-/// A stranger's store gets less patience than our own.
-fn peer_options() -> BucketOptions {
-    BucketOptions::default()
-}

@@ -20,7 +20,7 @@ mod verdict;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use brigade_bucket::Fence;
+use brigade_bucket::{BucketOptions, Fence};
 use brigade_bucket::keys::{DataFile, RunKey};
 use brigade_protocol::Timestamp;
 use bytes::Bytes;
@@ -42,6 +42,8 @@ struct Aggregator {
     run: Run,
     identity: Identity,
     fence: Fence,
+    /// How peers' buckets are opened.
+    peer_options: BucketOptions,
     poll: Duration,
     reporter: Reporter,
     shutdown: Shutdown,
@@ -70,8 +72,17 @@ pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) 
     let fence = Fence::acquire(run.bucket(), &identity.id().to_string(), now).await?;
     reporter.tell(Event::Ready { peer: identity.id(), run: run.id() });
     let end_of_document = dataset.end_of_document;
-    let poll = settings.poll();
-    let aggregator = Aggregator { run, identity, fence, poll, reporter, shutdown, tokenizer, end_of_document };
+    let aggregator = Aggregator {
+        run,
+        identity,
+        fence,
+        peer_options: settings.peer_options(),
+        poll: settings.poll(),
+        reporter,
+        shutdown,
+        tokenizer,
+        end_of_document,
+    };
     aggregator.windows().await
 }
 

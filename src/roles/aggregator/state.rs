@@ -107,6 +107,8 @@ impl Aggregator {
             None => None,
         };
         let state_root = if delta.is_some() { state.replica.theta.root() } else { start_state_root };
+        let mut excluded = [&cutoff.record.excluded[..], &verdict.record.excluded[..]].concat();
+        excluded.sort_by_key(|exclusion| exclusion.peer);
         let close = Close {
             run: self.run.id(),
             window,
@@ -116,7 +118,7 @@ impl Aggregator {
             verdict: verdict.digest,
             delta,
             accepted: verdict.record.shares.clone(),
-            excluded: [&cutoff.record.excluded[..], &verdict.record.excluded[..]].concat(),
+            excluded,
             start_state_root,
             state_root,
             error_feedback_root: state.error_feedback.root(),

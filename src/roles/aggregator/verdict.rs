@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use brigade_bucket::keys::{PeerFile, PeerKey, RunKey};
-use brigade_bucket::{Bucket, BucketOptions};
+use brigade_bucket::Bucket;
 use brigade_codec::Update;
 use brigade_protocol::merge::{self, Candidate};
 use brigade_protocol::{
@@ -67,7 +67,7 @@ impl Aggregator {
         member: &Member,
         until: Timestamp,
     ) -> anyhow::Result<Option<(Envelope, Signed<Scores>)>> {
-        let bucket = match lobby::open_bucket(&self.identity, member, BucketOptions::default()) {
+        let bucket = match lobby::open_bucket(&self.identity, member, self.peer_options.clone()) {
             Ok(bucket) => bucket,
             Err(error) => return Ok(self.silent(member, &error)),
         };

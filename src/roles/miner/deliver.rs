@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use brigade_bucket::keys::{PeerFile, PeerKey};
 use brigade_codec::Update;
-use brigade_protocol::{Digest, Envelope, ObjectPin, Open, Parameters, Receipt, Signed};
+use brigade_protocol::{Digest, Envelope, ObjectPin, Open, Parameters, Receipt, Record as _, Signed};
 use bytes::Bytes;
 
 use super::state::PeerState;
@@ -59,8 +59,14 @@ impl Miner {
         })
     }
 
-    /// Uploads the update, then the receipt: the receipt's time is what counts, so it must come last.
+    /// Uploads the update, then the receipt: the receipt's time is what counts, so it must come last. Does nothing when
+    /// the receipt is there: writing it again would make it later.
     pub(super) async fn upload(&self, sent: &PeerState) -> anyhow::Result<()> {
+        let receipt = PeerKey::new(self.run.id(), sent.window, PeerFile::Receipt).to_string();
+        let there = self.own.try_get(&receipt, Receipt::MAX_BYTES).await?;
+        if there.is_some_and(|object| object.bytes == sent.receipt) {
+            return Ok(());
+        }
         let put = async |file, body: &Bytes| {
             let key = PeerKey::new(self.run.id(), sent.window, file).to_string();
             self.own.put(&key, body.clone()).await.with_context(|| format!("cannot upload {key}"))
