@@ -32,6 +32,7 @@ LINK = CLONE / ".libtorch"
 CPU_LIBRARIES = {"libtorch_cpu.so", "libc10.so", "libgomp.so.1", "libcudart.so.13", "libcupti.so.13"}
 PYTHON_ONLY = {"libtorch_python.so", "libshm.so"}
 
+
 def check_platform() -> None:
     """Refuses machines for which PyTorch publishes no such wheel."""
     machine = platform.machine()
@@ -42,7 +43,9 @@ def check_platform() -> None:
         )
     libc, version = platform.libc_ver()
     if libc != "glibc" or tuple(int(part) for part in version.split(".")[:2]) < (2, 28):
-        raise common.SetupError(f"libtorch needs glibc 2.28 or later and this system has {libc or 'another libc'} {version}")
+        raise common.SetupError(
+            f"libtorch needs glibc 2.28 or later and this system has {libc or 'another libc'} {version}"
+        )
 
 
 def room_needed(variant: pins.Variant) -> int:
