@@ -41,13 +41,15 @@ impl Fence {
     /// # Errors
     /// As the server says; [`BucketError::Malformed`] when `fence/` holds something else.
     pub async fn acquire(bucket: &Bucket, holder: &str, now: Timestamp) -> Result<Self> {
-        let mut epoch = latest(bucket).await? + 1;
+        let last = || malformed(bucket, RunKey::FENCES, "there is no epoch after the last".to_owned());
+        let mut epoch = latest(bucket).await?;
         loop {
+            epoch = epoch.checked_add(1).ok_or_else(last)?;
             let record = FenceRecord { epoch, holder: holder.to_owned(), since: now };
             let key = RunKey::Fence(epoch).to_string();
             match bucket.create(&key, encode(bucket, &key, &record)?).await? {
                 Creation::Created(_) => return Ok(Self { bucket: bucket.clone(), epoch }),
-                Creation::AlreadyExists => epoch += 1,
+                Creation::AlreadyExists => {}
             }
         }
     }
@@ -62,7 +64,7 @@ impl Fence {
     /// # Errors
     /// [`BucketError::Fenced`] when one has: stop at once. Others as the server says.
     pub async fn check(&self) -> Result<()> {
-        let by = self.epoch + 1;
+        let Some(by) = self.epoch.checked_add(1) else { return Ok(()) };
         let key = RunKey::Fence(by).to_string();
         let Some(object) = self.bucket.try_get(&key, RECORD_LIMIT).await? else { return Ok(()) };
         let holder = serde_json::from_slice::<FenceRecord>(&object.bytes)
@@ -73,7 +75,7 @@ impl Fence {
 
 /// The latest epoch taken; 0 when none is.
 async fn latest(bucket: &Bucket) -> Result<u64> {
-    let taken = bucket.list("fence", MAX_EPOCHS).await?;
+    let taken = bucket.list(RunKey::FENCES, MAX_EPOCHS).await?;
     let Some(last) = taken.last() else { return Ok(0) };
     match last.key.parse() {
         Ok(RunKey::Fence(epoch)) => Ok(epoch),
@@ -134,6 +136,12 @@ mod tests {
         bucket.put("fence/zzz", Bytes::new()).await.unwrap();
         let acquired = Fence::acquire(&bucket, "alice", Timestamp(0)).await;
         assert!(matches!(acquired, Err(BucketError::Malformed { .. })));
+        let full = Bucket::in_memory("full");
+        full.put(&RunKey::Fence(u64::MAX).to_string(), Bytes::new()).await.unwrap();
+        assert!(matches!(
+            Fence::acquire(&full, "alice", Timestamp(0)).await,
+            Err(BucketError::Malformed { .. })
+        ));
         let holder = "x".repeat(2000);
         assert!(Fence::acquire(&Bucket::in_memory("other"), &holder, Timestamp(0)).await.is_err());
     }

@@ -13,6 +13,7 @@
 
 pub mod admin;
 mod bucket;
+mod cause;
 mod credentials;
 mod error;
 mod fence;
@@ -24,8 +25,9 @@ mod wire;
 
 pub use brigade_protocol::{BucketAddress, Dialect};
 pub use bucket::{Bucket, Creation, Object, ObjectMeta, Pin, PollPolicy, Probe, Stored};
+pub use cause::Cause;
 pub use credentials::{Access, Credentials};
-pub use error::{BucketError, Cause, Result};
+pub use error::{BucketError, Result};
 pub use fence::{Fence, FenceRecord};
 pub use options::BucketOptions;
 pub use wire::{Counters, RequestKind, ServerClock, Traffic};

@@ -58,6 +58,11 @@ pub(crate) fn creates_multipart_once(dialect: Dialect) -> bool {
     dialect != Dialect::Ceph
 }
 
+/// Whether an object belongs to the account that wrote it, even in somebody else's bucket.
+pub(crate) fn writer_owns(dialect: Dialect) -> bool {
+    dialect == Dialect::Ceph
+}
+
 fn origin(endpoint: &str, dialect: Dialect) -> Result<String> {
     let wrong = |reason| Err(BucketError::InvalidAddress { field: "endpoint", reason });
     // The parser of the HTTP client itself: it also reads 2130706433 and 0x7f.1 as addresses.

@@ -4,7 +4,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use object_store::client::HttpErrorKind;
 
-use crate::error::{Cause, one_line};
+use crate::cause::{Cause, one_line};
 
 /// An error of the SDK, whatever the operation.
 pub(super) trait Told {

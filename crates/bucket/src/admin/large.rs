@@ -4,12 +4,12 @@
 use std::path::Path;
 
 use aws_sdk_s3::primitives::{ByteStream, Length};
-use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, ObjectCannedAcl};
 
 use super::{Admin, failure};
 use crate::bucket::{Tokens, WRITE_TOKEN, bare};
-use crate::error::Cause;
-use crate::place::creates_multipart_once;
+use crate::cause::Cause;
+use crate::place::{creates_multipart_once, writer_owns};
 use crate::{BucketError, Creation, Result, Stored};
 
 impl Admin {
@@ -45,7 +45,8 @@ impl Admin {
 
     async fn put_once(&self, key: &str, path: &Path, size: u64, token: &str) -> Result<String> {
         let request = self.client.put_object().bucket(&self.place.bucket).key(key).if_none_match("*");
-        let request = request.metadata(WRITE_TOKEN, token).body(self.slice(path, 0, size).await?);
+        let request =
+            request.set_acl(self.acl()).metadata(WRITE_TOKEN, token).body(self.slice(path, 0, size).await?);
         let stored = request.send().await.map_err(|error| self.refused(key, &error))?;
         Ok(bare(stored.e_tag()))
     }
@@ -62,7 +63,7 @@ impl Admin {
         let bucket = &self.place.bucket;
         let begun =
             self.client.create_multipart_upload().bucket(bucket).key(key).metadata(WRITE_TOKEN, token);
-        let begun = begun.send().await.map_err(|error| self.refused(key, &error))?;
+        let begun = begun.set_acl(self.acl()).send().await.map_err(|error| self.refused(key, &error))?;
         let id = begun.upload_id().unwrap_or_default().to_owned();
         let completed = async {
             let mut sent = CompletedMultipartUpload::builder();
@@ -89,6 +90,11 @@ impl Admin {
             }
         }
         completed
+    }
+
+    /// Where objects belong to their writers, the bucket's owner must be let in.
+    fn acl(&self) -> Option<ObjectCannedAcl> {
+        writer_owns(self.place.dialect).then_some(ObjectCannedAcl::BucketOwnerFullControl)
     }
 
     async fn slice(&self, path: &Path, from: u64, size: u64) -> Result<ByteStream> {

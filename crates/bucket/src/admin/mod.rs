@@ -23,7 +23,7 @@ use brigade_protocol::{BucketAddress, Dialect};
 
 pub use policy::Grant;
 
-use crate::error::{Aim, Cause};
+use crate::cause::{Aim, Cause};
 use crate::place::Place;
 use crate::{BucketError, BucketOptions, Credentials, Result};
 

@@ -20,7 +20,7 @@ impl Bucket {
     pub async fn put_file(&self, key: &str, path: &Path) -> Result<Pin> {
         let failed = |source| file_error(path, source);
         let mut file = File::open(path).await.map_err(failed)?;
-        let part_size = self.inner.options.part_size.max(1);
+        let part_size = self.part_size(file.metadata().await.map_err(failed)?.len());
         let first = read_part(&mut file, part_size).await.map_err(failed)?;
         let (mut hasher, mut size) = (Sha256::new(), first.len() as u64);
         hasher.update(&first);

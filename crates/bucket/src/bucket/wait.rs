@@ -20,7 +20,7 @@ pub struct PollPolicy {
 impl PollPolicy {
     /// A policy with a quarter of jitter and at most 30 intervals between requests.
     pub fn every(interval: Duration) -> Self {
-        Self { interval, jitter: 0.25, max_interval: interval * 30 }
+        Self { interval, jitter: 0.25, max_interval: interval.saturating_mul(30) }
     }
 
     /// The pause after `failures` failures in a row, with `unit` drawn from `[0, 1)`.
@@ -29,7 +29,9 @@ impl PollPolicy {
             .interval
             .saturating_mul(2_u32.saturating_pow(failures))
             .min(self.max_interval.max(self.interval));
-        base.mul_f64(1.0 + self.jitter.clamp(0.0, 1.0) * (2.0 * unit - 1.0))
+        let jitter = if self.jitter.is_nan() { 0.0 } else { self.jitter.clamp(0.0, 1.0) };
+        // A pause longer than a day is a mistake, and a factor on the longest duration would overflow.
+        base.min(Duration::from_secs(86_400)).mul_f64(1.0 + jitter * (2.0 * unit - 1.0))
     }
 }
 
@@ -96,6 +98,8 @@ mod tests {
         assert_eq!(POLL.pause(1, 0.5), Duration::from_millis(10));
         assert_eq!(POLL.pause(40, 0.5), Duration::from_millis(20));
         assert_eq!(POLL.pause(0, 0.0), Duration::from_micros(2500));
+        let odd = PollPolicy { jitter: f64::NAN, ..PollPolicy::every(Duration::MAX) };
+        assert_eq!(odd.pause(3, 0.9), Duration::from_secs(86_400));
     }
 
     #[tokio::test]

@@ -9,6 +9,8 @@ use crate::{BucketError, Result};
 
 /// Parts of one upload in flight at once.
 const PARTS_IN_FLIGHT: usize = 4;
+/// The most parts that S3 takes.
+const MAX_PARTS: u64 = 10_000;
 /// The metadata name under which a conditional write leaves its token.
 pub(crate) const WRITE_TOKEN: &str = "brigade-write";
 
@@ -18,7 +20,7 @@ impl Bucket {
     /// # Errors
     /// As the server says.
     pub async fn put(&self, key: &str, body: Bytes) -> Result<Stored> {
-        let part_size = self.inner.options.part_size.max(1);
+        let part_size = self.part_size(body.len() as u64);
         if body.len() > part_size {
             let parts = body.len().div_ceil(part_size);
             let cut = move |i: usize| body.slice(i * part_size..body.len().min((i + 1) * part_size));
@@ -28,6 +30,12 @@ impl Bucket {
         let stored = self.inner.store.put_opts(&path, body.into(), PutOptions::default()).await;
         let stored = stored.map_err(|error| self.error(key, &error))?;
         Ok(Stored { etag: bare(stored.e_tag.as_deref()) })
+    }
+
+    /// Bytes in a part of an object of `size` bytes.
+    pub(super) fn part_size(&self, size: u64) -> usize {
+        let needed = usize::try_from(size.div_ceil(MAX_PARTS)).unwrap_or(usize::MAX);
+        self.inner.options.part_size.max(needed).max(1)
     }
 
     /// Uploads parts, all of the same size but the last, and leaves nothing behind when one fails.

@@ -17,7 +17,7 @@ pub use peer::{PeerFile, PeerKey};
 pub use run::RunKey;
 
 use crate::BucketError;
-use crate::error::one_line;
+use crate::cause::one_line;
 
 /// Under this prefix a bucket's owner may write anything to test the bucket; it is empty otherwise.
 pub const PROBE: &str = "probe";

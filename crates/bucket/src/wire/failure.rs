@@ -1,6 +1,6 @@
 //! What an S3 server says when it refuses, cut down to what is safe to show.
 
-use crate::error::one_line;
+use crate::cause::one_line;
 
 /// A refusal: status, S3 error code and message.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -56,12 +56,16 @@ impl Ceph {
         let monitors = format!("[v2:127.0.0.1:{monitor_v2},v1:127.0.0.1:{monitor_v1}]");
         let (cluster, osd) = (uuid()?, uuid()?);
         let conf = folder.join("ceph.conf");
-        fs::write(&conf, configuration(&folder, &cluster, &monitors, gateway)).map_err(|error| error.to_string())?;
+        fs::write(&conf, configuration(&folder, &cluster, &monitors, gateway))
+            .map_err(|error| error.to_string())?;
         let step = Step { folder: &folder, conf: &conf };
 
         let map = folder.join("monmap");
         let map = map.to_string_lossy();
-        step.run("monmaptool", &["--create", "--clobber", "--fsid", &cluster, "--addv", "a", &monitors, &map])?;
+        step.run(
+            "monmaptool",
+            &["--create", "--clobber", "--fsid", &cluster, "--addv", "a", &monitors, &map],
+        )?;
         step.run("ceph-mon", &["--mkfs", "-i", "a", "--monmap", &map])?;
         processes.insert(0, step.daemon("ceph-mon", &["-i", "a", "-f"])?);
         step.run("ceph", &["--connect-timeout", "120", "osd", "new", &osd])?;
@@ -69,7 +73,8 @@ impl Ceph {
         processes.insert(0, step.daemon("ceph-osd", &["-i", "0", "-f"])?);
         for CephUser { uid, access_key, secret_key } in users {
             let [uid, name] = [format!("--uid={uid}"), format!("--display-name={uid}")];
-            let [access, secret] = [format!("--access-key={access_key}"), format!("--secret-key={secret_key}")];
+            let [access, secret] =
+                [format!("--access-key={access_key}"), format!("--secret-key={secret_key}")];
             step.run("radosgw-admin", &["user", "create", &uid, &name, &access, &secret])?;
         }
         processes.insert(0, step.daemon("radosgw", &["-f", "-n", "client.rgw"])?);
@@ -126,7 +131,8 @@ struct Step<'a> {
 impl Step<'_> {
     /// Runs a program to its end, within [`PATIENCE`].
     fn run(&self, program: &str, args: &[&str]) -> Result<(), String> {
-        let mut child = self.command(program, program, args)?.spawn().map_err(|e| format!("{program}: {e}"))?;
+        let mut child =
+            self.command(program, program, args)?.spawn().map_err(|e| format!("{program}: {e}"))?;
         let begun = Instant::now();
         loop {
             match child.try_wait().map_err(|error| format!("{program}: {error}"))? {
