@@ -21,7 +21,7 @@ use crate::data::{
 
 /// What to do with text.
 #[derive(Debug, clap::Subcommand)]
-pub enum Action {
+pub(super) enum Action {
     /// Tokenise text and write it as shards, with an index, into a folder or a bucket.
     ///
     /// The same inputs give the same bytes. Exact duplicates are dropped. A part is held out, chosen by content, on which
@@ -31,7 +31,7 @@ pub enum Action {
 
 /// Arguments of `brigade data prepare`.
 #[derive(Debug, clap::Args)]
-pub struct PrepareArgs {
+pub(super) struct PrepareArgs {
     /// Text, source code, .jsonl, .jsonl.zst or .parquet; folders are walked.
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     input: Vec<PathBuf>,
@@ -101,7 +101,7 @@ fn dialect(name: &str) -> Result<Dialect, serde::de::value::Error> {
 ///
 /// # Errors
 /// When the text, the tokenizer or the output cannot be used.
-pub fn run(action: Action) -> anyhow::Result<()> {
+pub(super) fn run(action: Action) -> anyhow::Result<()> {
     let Action::Prepare(args) = action;
     let runtime = super::runtime()?;
     let sink = args.place.open(runtime.handle())?;

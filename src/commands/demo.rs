@@ -7,7 +7,7 @@ use crate::shutdown::{Shutdown, Stopped};
 
 /// Arguments of `brigade demo`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Number of miners.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
     miners: u32,
@@ -35,7 +35,7 @@ pub struct Args {
 ///
 /// # Errors
 /// What stopped it. Being asked to stop is none: the next start resumes.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let Args { miners, windows, dir, model, data, json, baseline } = args;
     let options = Options { dir: dir.clone(), miners, windows, model, data, json, baseline };
     super::runtime()?.block_on(async {

@@ -6,7 +6,7 @@ use crate::identity::Identity;
 
 /// What to do with an identity.
 #[derive(Debug, clap::Subcommand)]
-pub enum Action {
+pub(super) enum Action {
     /// Make a new identity file. It is never overwritten.
     New {
         /// Where to write it; only its owner may read it.
@@ -25,7 +25,7 @@ pub enum Action {
 /// # Errors
 /// When the file cannot be written or read.
 #[expect(clippy::print_stdout, reason = "the answer of the command")]
-pub fn run(action: Action) -> anyhow::Result<()> {
+pub(super) fn run(action: Action) -> anyhow::Result<()> {
     let identity = match action {
         Action::New { out } => {
             let identity = Identity::generate()?;

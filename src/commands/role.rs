@@ -8,7 +8,7 @@ use crate::shutdown::{Shutdown, Stopped};
 
 /// Arguments of a role.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// The participant's settings (TOML).
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -24,7 +24,7 @@ pub struct Args {
 ///
 /// # Errors
 /// What stops the role; being asked to is none.
-pub fn run<F: Future<Output = anyhow::Result<()>>>(
+pub(super) fn run<F: Future<Output = anyhow::Result<()>>>(
     args: Args,
     role: impl FnOnce(Participant, Reporter, Shutdown) -> F,
 ) -> anyhow::Result<()> {

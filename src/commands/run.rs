@@ -8,7 +8,7 @@ use crate::run::{Run, checkpoint, create};
 
 /// What to do with a run.
 #[derive(Debug, clap::Subcommand)]
-pub enum Action {
+pub(super) enum Action {
     /// Write the first weights and the signed manifest into the run's bucket; prints the run's id.
     Create {
         /// The terms of the run (TOML).
@@ -31,7 +31,7 @@ pub enum Action {
 /// # Errors
 /// When settings are wrong or the store fails.
 #[expect(clippy::print_stdout, reason = "the answer of the command")]
-pub fn run(action: Action) -> anyhow::Result<()> {
+pub(super) fn run(action: Action) -> anyhow::Result<()> {
     super::runtime()?.block_on(async {
         match action {
             Action::Create { config } => {

@@ -9,7 +9,7 @@ use crate::shutdown::Shutdown;
 
 /// Arguments of `brigade serve`.
 #[derive(Debug, clap::Args)]
-pub struct Args {
+pub(super) struct Args {
     /// Folder, address and keys (TOML).
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
@@ -22,7 +22,7 @@ pub struct Args {
 ///
 /// # Errors
 /// When the settings are wrong, the folder is unusable or the port is taken.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let config = ServerConfig::from_file(&args.config)?;
     super::runtime()?.block_on(async {
         let shutdown = Shutdown::listen(args.stop_with_stdin)?;

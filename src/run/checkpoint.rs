@@ -9,7 +9,7 @@ use brigade_bucket::keys::{CheckpointFile, RunKey};
 use brigade_bucket::{Bucket, Pin};
 use brigade_protocol::checks::expect_digest;
 use brigade_protocol::{
-    Checkpoint, Digest, Envelope, ModelConfig, ObjectPin, Parameters, Record as _, Signed, SigningKey,
+    Checkpoint, Digest, Envelope, ModelConfig, ObjectPin, Parameters, Signed, SigningKey,
 };
 use bytes::Bytes;
 use safetensors::{Dtype, SafeTensors, View};
