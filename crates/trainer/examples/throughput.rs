@@ -1,7 +1,7 @@
 //! Tokens per second of inner steps with the demo's model, in fp32 and bf16, side by side.
 //!
-//! `cargo run --release -p brigade-trainer --example throughput -- [THREADS] [STEPS] [VOCAB] [DEVICE]`, with `cpu`
-//! or a CUDA index as the device. The two precisions take turns step by step, so that other work on the machine
+//! `cargo run --release -p brigade-trainer --example throughput -- [THREADS] [STEPS] [VOCAB] [DEVICE] [DTYPE]`, with
+//! `cpu` or a CUDA index as the device, and one of `f32`, `bf16`, `both`. The two precisions take turns step by step, so that other work on the machine
 //! slows both alike; medians are reported. `alone` is the rate by the time that the main thread spent on a core, which
 //! is what the wall clock would show on a machine that does nothing else.
 #![allow(clippy::print_stdout)]
@@ -80,14 +80,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     let ids = (0..SEQUENCES * (LENGTH + 1)).map(|_| rng.random_range(0..vocab as u32)).collect();
     let batch = TokenBatch::new(ids, SEQUENCES, LENGTH)?;
 
-    let mut trainers =
-        [ComputeDtype::Float32, ComputeDtype::BFloat16].map(|dtype| trainer(&model, dtype, threads, device));
+    let dtypes: &[ComputeDtype] = match env::args().nth(5).as_deref() {
+        Some("f32") => &[ComputeDtype::Float32],
+        Some("bf16") => &[ComputeDtype::BFloat16],
+        _ => &[ComputeDtype::Float32, ComputeDtype::BFloat16],
+    };
+    let mut trainers = Vec::new();
+    for &dtype in dtypes {
+        let samples: [Vec<f64>; 4] = Default::default();
+        trainers.push((trainer(&model, dtype, threads, device)?, samples));
+    }
     println!("{} parameters, batch {SEQUENCES} × {LENGTH}, {threads} threads", model.num_parameters());
     let start = Instant::now();
-    let mut samples: [[Vec<f64>; 4]; 2] = Default::default();
     for step in 0..steps + 2 {
-        for (trainer, samples) in trainers.iter_mut().zip(&mut samples) {
-            let trainer = trainer.as_mut().map_err(|error| error.to_string())?;
+        for (trainer, samples) in &mut trainers {
             let before = clocks(start);
             trainer.inner_step(&batch, 1e-3)?;
             let between = clocks(start);
@@ -102,8 +108,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
         }
     }
-    for (trainer, samples) in trainers.iter().zip(&mut samples) {
-        let kind = trainer.as_ref().map_err(|error| error.to_string())?.compute_kind();
+    for (trainer, samples) in &mut trainers {
+        let kind = trainer.compute_kind();
         let [step, step_alone, losses, losses_alone] =
             samples.each_mut().map(|seconds| batch.targets() as f64 / median(seconds));
         println!(

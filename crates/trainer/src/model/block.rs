@@ -11,15 +11,13 @@ pub(crate) const TENSORS: usize = 9;
 /// The block's output for `x` `[batch, length, hidden]`; `weights` is the block's flat unit in the dtype of `x`.
 pub(crate) fn block(weights: &Tensor, x: &Tensor, rope: &Rope, shape: &Shape) -> Result<Tensor> {
     let Shape { hidden, intermediate, heads, kv_heads, head_dim, eps } = *shape;
-    let (qkv_rows, q) = ((heads + 2 * kv_heads) * head_dim, heads * head_dim);
-    let sizes =
-        [hidden, qkv_rows * hidden, hidden * q, hidden, 2 * intermediate * hidden, hidden * intermediate];
-    let parts = weights.f_split_with_sizes(sizes, 0)?;
+    let (qkv_rows, q, inner) = ((heads + 2 * kv_heads) * head_dim, heads * head_dim, intermediate * hidden);
+    let parts = weights
+        .f_split_with_sizes([hidden, qkv_rows * hidden, hidden * q, hidden, inner, inner, inner], 0)?;
+    let matrix = |part: usize, columns: i64| parts[part].f_view([-1, columns]);
 
     let normal = rms_norm(x, &parts[0], eps)?;
-    let qkv = parts[1].f_view([qkv_rows, hidden])?;
-    let x = x.f_add(&attention(&normal, &qkv, &parts[2].f_view([hidden, q])?, rope, shape)?)?;
+    let x = x.f_add(&attention(&normal, &matrix(1, hidden)?, &matrix(2, q)?, rope, shape)?)?;
     let normal = rms_norm(&x, &parts[3], eps)?;
-    let gate_up = parts[4].f_view([2 * intermediate, hidden])?;
-    Ok(x.f_add(&mlp(&normal, &gate_up, &parts[5].f_view([hidden, intermediate])?)?)?)
+    Ok(x.f_add(&mlp(&normal, &matrix(4, hidden)?, &matrix(5, hidden)?, &matrix(6, intermediate)?)?)?)
 }

@@ -84,3 +84,32 @@ fn add(sum: Option<Tensor>, term: Tensor) -> Result<Tensor> {
         None => Ok(term),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn chunks_agree_with_autograd_on_the_whole() {
+        tch::manual_seed(1);
+        // 64 rows a chunk for so wide a vocabulary: three chunks, the last one ragged.
+        let (positions, vocab, width) = (150, 20_000, 5);
+        assert_eq!(chunk_rows(&Tensor::zeros([vocab, width], tch::kind::FLOAT_CPU)), 64);
+        let hidden = Tensor::randn([positions, width], tch::kind::FLOAT_CPU).set_requires_grad(true);
+        let weight = Tensor::randn([vocab, width], tch::kind::FLOAT_CPU).set_requires_grad(true);
+        let targets = Tensor::randint(vocab, [positions], tch::kind::INT64_CPU);
+        let whole = hidden.linear(&weight, None::<&Tensor>).cross_entropy_for_logits(&targets);
+        whole.backward();
+
+        let scale = 1.0 / positions as f64;
+        let ours = loss_gradients(&hidden.detach(), &weight.detach(), &targets, scale).unwrap();
+        let near = |a: &Tensor, b: &Tensor| a.allclose(b, 1e-4, 1e-7, false);
+        assert!(near(&(&ours.sum * scale), &whole.detach()));
+        assert!(near(&ours.hidden, &hidden.grad()));
+        assert!(near(&ours.weight, &weight.grad()));
+        let each = token_losses(&hidden.detach(), &weight.detach(), &targets).unwrap();
+        assert_eq!(each.size(), [positions]);
+        assert!(near(&each.mean(Kind::Float), &whole.detach()));
+    }
+}

@@ -4,11 +4,11 @@ use tch::Tensor;
 
 use crate::Result;
 
-/// `down · (silu(gate · x) ⊙ up · x)` for `x` `[batch, length, hidden]`.
+/// `down · (silu(gate · x) ⊙ up · x)` for `x` `[batch, length, hidden]`, with `gate` and `up`
+/// `[intermediate, hidden]` and `down` `[hidden, intermediate]`.
 ///
-/// `gate_up` is `[2·intermediate, hidden]`, the rows of the gate and of the up projection; `down` is
-/// `[hidden, intermediate]`.
-pub(crate) fn mlp(x: &Tensor, gate_up: &Tensor, down: &Tensor) -> Result<Tensor> {
-    let both = x.f_linear(gate_up, None::<&Tensor>)?.f_chunk(2, -1)?;
-    Ok(both[0].f_silu()?.f_mul(&both[1])?.f_linear(down, None::<&Tensor>)?)
+/// One product for gate and up would do, but its halves' gradients would have to be copied together again.
+pub(crate) fn mlp(x: &Tensor, gate: &Tensor, up: &Tensor, down: &Tensor) -> Result<Tensor> {
+    let gate = x.f_linear(gate, None::<&Tensor>)?.f_silu()?;
+    Ok(gate.f_mul(&x.f_linear(up, None::<&Tensor>)?)?.f_linear(down, None::<&Tensor>)?)
 }

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 /// single 1-D buffer, in the order of [`ModelConfig::tensors`].
 ///
 /// A flat buffer is one kernel to cast, to update, and later to gather or scatter; and neighbours in it are one
-/// matrix: the rows of `q_proj`, `k_proj`, `v_proj` lie one after the other, and those of `gate_proj`, `up_proj`.
+/// matrix: the rows of `q_proj`, `k_proj` and `v_proj` lie one after the other.
 #[derive(Debug)]
 pub(crate) struct Unit {
     /// Indices into [`ModelConfig::tensors`].
