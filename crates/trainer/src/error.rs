@@ -15,6 +15,12 @@ pub enum Error {
     /// An operation of the C++ shim failed.
     #[error(transparent)]
     Extension(#[from] brigade_torch_ext::Error),
+    /// The model has more parameters than can be counted in bytes.
+    #[error("a model of {parameters} parameters fits no memory")]
+    TooLarge {
+        /// Number of parameters.
+        parameters: u128,
+    },
     /// The device that was asked for is not there.
     #[error("device {wanted} is not available: libtorch sees {found} CUDA devices")]
     Device {

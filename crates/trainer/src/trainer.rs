@@ -81,7 +81,7 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Model`] or [`Error::Setting`] if a number is out of range, [`Error::Device`] if the device is not
-    /// there, [`Error::Torch`] if its memory is too small.
+    /// there, [`Error::TooLarge`] or [`Error::Torch`] if no memory, or not the device's, can hold the model.
     pub fn new(config: TrainerConfig) -> Result<Self> {
         let TrainerConfig { model, device, compute_dtype, threads, adamw, micro_batch, recompute } = config;
         if let Some(threads) = threads {
@@ -99,9 +99,9 @@ impl Trainer {
         adamw.validate()?;
         let device = device.resolve()?;
         let kind = compute_dtype.resolve(device);
-        tracing::debug!(parameters = model.num_parameters(), ?device, ?kind, "made a trainer");
         let model = Llama::zeros(model, kind, device, recompute)?;
         let optimizer = AdamW::new(adamw, &model.units)?;
+        tracing::debug!(parameters = model.config.num_parameters(), ?device, ?kind, "made a trainer");
         Ok(Self { model, optimizer, micro_batch })
     }
 

@@ -264,6 +264,14 @@ fn hostile_input_is_a_typed_error() {
 }
 
 #[test]
+fn a_model_that_fits_no_memory_is_a_typed_error() {
+    let wide = ModelConfig { vocab_size: 1 << 24, hidden_size: 1 << 22, ..tiny(true) };
+    let endless = ModelConfig { num_attention_heads: 1 << 24, head_dim: Some(1 << 16), ..wide.clone() };
+    assert!(matches!(Trainer::new(config(wide)), Err(Error::Torch(_))));
+    assert!(matches!(Trainer::new(config(endless)), Err(Error::TooLarge { .. })));
+}
+
+#[test]
 fn generation_repeats_itself_and_slides_beyond_the_context() {
     let model = tiny(true);
     let mut trainer = trainer(config(model.clone()));

@@ -13,13 +13,13 @@ mod unit;
 
 use std::{cell::RefCell, slice};
 
-use brigade_protocol::ModelConfig;
+use brigade_protocol::{ModelConfig, TensorSpec};
 use brigade_torch_ext::autograd;
 use tch::{Device, Kind, Tensor};
 
 pub(crate) use self::unit::{Gradients, Units, to_vec};
 use self::{block::block, norm::rms_norm, rope::Rope};
-use crate::Result;
+use crate::{Error, Result};
 
 /// The extents that a block needs, as libtorch counts them.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +45,13 @@ impl Shape {
     }
 }
 
+/// Refuses what would overflow the arithmetic on sizes; what is merely too large for the device, libtorch refuses.
+fn check_size(config: &ModelConfig) -> Result<()> {
+    let numel = |spec: &TensorSpec| spec.shape.iter().map(|&extent| extent as u128).product::<u128>();
+    let parameters: u128 = config.tensors().iter().map(numel).sum();
+    if parameters > 1 << 56 { Err(Error::TooLarge { parameters }) } else { Ok(()) }
+}
+
 /// A model with its parameters on one device.
 #[derive(Debug)]
 pub(crate) struct Llama {
@@ -63,6 +70,7 @@ impl Llama {
     /// A model whose parameters are all zero, computing in `kind`.
     pub(crate) fn zeros(config: ModelConfig, kind: Kind, device: Device, recompute: bool) -> Result<Self> {
         config.validate()?;
+        check_size(&config)?;
         let units = Units::zeros(&config, kind, device)?;
         let shape = Shape::new(&config);
         Ok(Self { config, units, device, kind, shape, recompute, rope: RefCell::new(None) })
