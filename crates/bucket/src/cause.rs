@@ -71,6 +71,13 @@ impl Aim<'_> {
             object_store::Error::NotFound { .. } if cause.code.as_deref() != Some("NoSuchBucket") => {
                 BucketError::NotFound { bucket: self.bucket.into(), key: self.key.into() }
             }
+            // No request was sent: there are no keys to sign it with.
+            object_store::Error::Unauthenticated { source, .. } if cause.status.is_none() => {
+                BucketError::NoKeys {
+                    bucket: self.bucket.into(),
+                    source: Cause::new(&source.to_string()).into(),
+                }
+            }
             object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => {
                 BucketError::Conflict {
                     bucket: self.bucket.into(),

@@ -72,6 +72,14 @@ pub enum BucketError {
         /// What the server said.
         source: Box<Cause>,
     },
+    /// There are no keys to sign requests with.
+    #[error("bucket `{bucket}`: {source}")]
+    NoKeys {
+        /// The bucket.
+        bucket: String,
+        /// What was looked for.
+        source: Box<Cause>,
+    },
     /// The keys are good but do not allow this.
     #[error(
         "bucket `{bucket}`: no permission for `{key}` ({source}); the key's policy must allow it, listing included"

@@ -6,7 +6,7 @@
 mod suite;
 
 use brigade_bucket::server::{Action, Grant, KeyGrant, Server, ServerConfig};
-use brigade_bucket::{Credentials, Dialect};
+use brigade_bucket::{Access, BucketError, Credentials, Dialect};
 use suite::Site;
 
 /// A server of its own for each test; it stops with the test's runtime.
@@ -41,4 +41,44 @@ against_embedded!(probe, refusals, objects, lists, create_race, update_race, fen
 async fn files() {
     let (folder, scratch) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     suite::files(&site(&folder).await, scratch.path()).await;
+}
+
+/// The variable that tells this test's second process where the server is.
+const CHILD: &str = "BRIGADE_TEST_ENVIRONMENT_CHILD";
+
+/// Environment variables belong to a process, so the test starts itself again with the ones that it is about.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_environment_gives_keys_and_nothing_else() {
+    if let Ok(endpoint) = std::env::var(CHILD) {
+        let nobody = Credentials::new("NOBODY", "nothing", None).unwrap();
+        let site = Site { endpoint, dialect: Dialect::Embedded, owner: nobody.clone(), other: nobody };
+        let probed = site.open_as("env-bucket", Access::Environment).probe().await;
+        match std::env::var("AWS_ACCESS_KEY_ID") {
+            Ok(_) => drop(probed.unwrap()),
+            Err(_) => assert!(matches!(probed, Err(BucketError::NoKeys { .. })), "{probed:?}"),
+        }
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let site = site(&folder).await;
+    site.make("env-bucket").await;
+    let again = || {
+        let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", "the_environment_gives_keys_and_nothing_else"]).env(CHILD, &site.endpoint);
+        child
+            .env_remove("AWS_ACCESS_KEY_ID")
+            .env_remove("AWS_SECRET_ACCESS_KEY")
+            .env_remove("AWS_SESSION_TOKEN");
+        // None of these may be followed.
+        child.env("AWS_ENDPOINT_URL", "http://127.0.0.1:1").env("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1");
+        child.env("AWS_REGION", "mars-1").env("AWS_SKIP_SIGNATURE", "true").env("AWS_BUCKET", "elsewhere");
+        child
+    };
+    let keyed =
+        again().env("AWS_ACCESS_KEY_ID", "OWNER").env("AWS_SECRET_ACCESS_KEY", "ownersecret").output().await;
+    let keyed = keyed.unwrap();
+    assert!(keyed.status.success(), "{}", String::from_utf8_lossy(&keyed.stdout));
+    // A metadata service that is not there.
+    let bare = again().env("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1").output().await.unwrap();
+    assert!(bare.status.success(), "{}", String::from_utf8_lossy(&bare.stdout));
 }

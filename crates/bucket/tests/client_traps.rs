@@ -23,7 +23,7 @@ fn open(fake: &Fake, dialect: Dialect) -> Bucket {
     };
     let keys = Credentials::new("AKIAEXAMPLE", "verysecretkey", Some("verysecrettoken".into())).unwrap();
     let options = BucketOptions {
-        response_timeout: Duration::from_millis(300),
+        response_timeout: Duration::from_millis(700),
         slowest_rate: 1 << 20,
         max_retries: 2,
         max_backoff: Duration::from_millis(20),
@@ -169,7 +169,7 @@ async fn a_large_object_is_refused_before_its_body() {
     let begun = Instant::now();
     let refused = bucket.get("key", 1000).await.unwrap_err();
     assert!(matches!(refused, BucketError::TooLarge { limit: 1000, size: 10_000_000_000, .. }), "{refused}");
-    assert!(begun.elapsed() < Duration::from_millis(200));
+    assert!(begun.elapsed() < Duration::from_millis(600));
 }
 
 #[tokio::test]
@@ -181,7 +181,7 @@ async fn a_body_that_stops_is_taken_up_where_it_stopped() {
     fake.inject(Fault::Raw(head.into()));
     let begun = Instant::now();
     assert_eq!(bucket.get("key", 1000).await.unwrap().bytes, &b"first bytes and last"[..]);
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     assert_eq!(fake.requests().last().unwrap().headers["range"], "bytes=11-19");
 }
 
@@ -195,7 +195,7 @@ async fn a_body_that_always_stops_is_a_timeout() {
     let begun = Instant::now();
     let stalled = bucket.get("key", 1000).await.unwrap_err();
     assert!(stalled.is_transient(), "{stalled}");
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     assert_eq!(fake.log().len(), 3, "two retries");
 }
 

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use brigade_protocol::{BucketAddress, Dialect};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
-use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AwsCredential, AwsCredentialProvider, S3ConditionalPut};
+use object_store::client::CredentialProvider;
 use object_store::limit::LimitStore;
 use object_store::memory::InMemory;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
@@ -38,7 +40,7 @@ impl Bucket {
         }
         let options = BucketOptions { part_size: options.part_size.max(SMALLEST_PART), ..options };
         let wire = Wire::new(place.origin.clone(), options.clone());
-        let store = builder(&place, &access.into(), &options).with_http_connector(wire.clone()).build();
+        let store = build(&place, &access.into(), &options, wire.clone());
         let aim =
             Aim { bucket: &place.bucket, endpoint: &place.origin, region: &place.region, key: &place.bucket };
         let store = store.map_err(|error| aim.error(&error))?;
@@ -80,7 +82,12 @@ impl Bucket {
     }
 }
 
-fn builder(place: &Place, access: &Access, options: &BucketOptions) -> AmazonS3Builder {
+fn build(
+    place: &Place,
+    access: &Access,
+    options: &BucketOptions,
+    wire: Wire,
+) -> object_store::Result<AmazonS3> {
     let builder = match access {
         Access::Keys(keys) => {
             let builder = AmazonS3Builder::new()
@@ -88,7 +95,7 @@ fn builder(place: &Place, access: &Access, options: &BucketOptions) -> AmazonS3B
                 .with_secret_access_key(keys.secret_access_key());
             keys.session_token().into_iter().fold(builder, AmazonS3Builder::with_token)
         }
-        Access::Environment => AmazonS3Builder::from_env(),
+        Access::Environment => AmazonS3Builder::new().with_credentials(EnvironmentKeys::find(wire.clone())?),
         Access::Anonymous => AmazonS3Builder::new().with_skip_signature(true),
     };
     let backoff = BackoffConfig::default();
@@ -100,18 +107,52 @@ fn builder(place: &Place, access: &Access, options: &BucketOptions) -> AmazonS3B
         max_retries: options.max_retries,
         retry_timeout: options.retry_timeout,
     };
-    // The endpoint is given whole, bucket and all: `AWS_ENDPOINT_URL` and its kin must not move a signed address.
     builder
         .with_bucket_name(&place.bucket)
         .with_region(&place.region)
+        // The endpoint is given whole, bucket and all.
         .with_endpoint(&place.url)
         .with_virtual_hosted_style_request(true)
-        .with_s3_express(false)
         .with_client_options(client_options(place.dialect))
         .with_conditional_put(S3ConditionalPut::ETagMatch)
         // One DELETE a key: bulk deletion is where S3's imitators differ most.
         .with_disable_bulk_delete(true)
         .with_retry(retry)
+        .with_http_connector(wire)
+        .build()
+}
+
+/// The environment's keys, and only those: `AWS_ENDPOINT_URL` and its kin must not move a signed address.
+#[derive(Debug)]
+struct EnvironmentKeys(AwsCredentialProvider);
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the environment offers no keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where a role is attached"
+)]
+struct NoKeys(#[source] object_store::Error);
+
+impl EnvironmentKeys {
+    fn find(wire: Wire) -> object_store::Result<AwsCredentialProvider> {
+        // The last resort is an instance's metadata service. Where there is none, its absence must show soon.
+        let retry =
+            RetryConfig { max_retries: 2, retry_timeout: Duration::from_secs(10), ..RetryConfig::default() };
+        let environment = AmazonS3Builder::from_env().with_bucket_name("unused").with_retry(retry);
+        let environment = environment.with_http_connector(wire).build()?;
+        Ok(Arc::new(Self(Arc::clone(environment.credentials()))))
+    }
+}
+
+#[async_trait]
+impl CredentialProvider for EnvironmentKeys {
+    type Credential = AwsCredential;
+
+    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
+        self.0.get_credential().await.map_err(|source| object_store::Error::Unauthenticated {
+            path: String::new(),
+            source: Box::new(NoKeys(source)),
+        })
+    }
 }
 
 fn client_options(dialect: Dialect) -> ClientOptions {

@@ -101,26 +101,25 @@ impl Bucket {
     /// Reads a body of exactly `size` bytes, and stops reading at the first byte too many.
     async fn collect(&self, key: &str, result: GetResult, size: u64) -> Result<Bytes> {
         let mut stream = result.into_stream();
-        let mut chunks = Vec::new();
-        let mut total = 0;
+        let (mut whole, mut total) = (BytesMut::new(), 0);
         while let Some(chunk) = stream.try_next().await.map_err(|error| self.error(key, &error))? {
             total += chunk.len() as u64;
             if total > size {
                 return Err(self.too_large(key, total, size));
             }
-            chunks.push(chunk);
+            if chunk.len() as u64 == size {
+                return Ok(chunk);
+            }
+            if whole.is_empty() {
+                // The size is within the reader's limit.
+                whole.reserve(usize::try_from(size).unwrap_or(0));
+            }
+            whole.extend_from_slice(&chunk);
         }
         if total < size {
             return Err(self.transient(key, "the body ended early"));
         }
-        Ok(match <[Bytes; 1]>::try_from(chunks) {
-            Ok([only]) => only,
-            Err(chunks) => {
-                let mut whole = BytesMut::with_capacity(usize::try_from(total).unwrap_or(0));
-                chunks.iter().for_each(|chunk| whole.extend_from_slice(chunk));
-                whole.freeze()
-            }
-        })
+        Ok(whole.freeze())
     }
 
     pub(super) fn check_digest(&self, key: &str, expected: Digest, found: Digest) -> Result<()> {

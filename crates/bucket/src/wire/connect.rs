@@ -77,7 +77,9 @@ impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let Wire { clock, counters, options, .. } = &self.wire;
         if !self.is_ours(&request) {
-            return self.inner.execute(request).await;
+            let late = |_| HttpError::new(HttpErrorKind::Timeout, NoResponse(options.connect_timeout));
+            let small = tokio::time::timeout(options.connect_timeout, self.inner.execute(request));
+            return small.await.unwrap_or_else(|elapsed| Err(late(elapsed)));
         }
         let kind = RequestKind::of(request.method(), request.uri().query());
         let bytes_up = request.body().content_length() as u64;

