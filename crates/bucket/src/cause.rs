@@ -126,6 +126,15 @@ impl Aim<'_> {
     }
 }
 
+/// The message of the error at the bottom of a chain: those above tend to repeat it.
+pub(crate) fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
+
 /// `text` on one line without control characters, cut to `max` characters.
 pub(crate) fn one_line(text: &str, max: usize) -> String {
     let words = text.split(|c: char| c.is_control() || c.is_whitespace()).filter(|word| !word.is_empty());

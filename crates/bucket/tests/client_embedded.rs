@@ -6,7 +6,7 @@
 mod suite;
 
 use brigade_bucket::server::{Action, Grant, KeyGrant, Server, ServerConfig};
-use brigade_bucket::{Access, BucketError, Credentials, Dialect};
+use brigade_bucket::{Access, Bucket, BucketError, BucketOptions, Credentials, Dialect};
 use suite::Site;
 
 /// A server of its own for each test; it stops with the test's runtime.
@@ -81,4 +81,27 @@ async fn the_environment_gives_keys_and_nothing_else() {
     // A metadata service that is not there.
     let bare = again().env("AWS_METADATA_ENDPOINT", "http://127.0.0.1:1").output().await.unwrap();
     assert!(bare.status.success(), "{}", String::from_utf8_lossy(&bare.stdout));
+}
+
+/// Plain HTTP needs no certificates, and a machine may have none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_without_certificates_still_speaks_http() {
+    if let Ok(endpoint) = std::env::var(CHILD) {
+        let keys = Credentials::new("OWNER", "ownersecret", None).unwrap();
+        let site = Site { endpoint, dialect: Dialect::Embedded, owner: keys.clone(), other: keys };
+        site.open("bare-bucket").probe().await.unwrap();
+        let https = Site { endpoint: "https://s3.example.org".into(), ..site };
+        let address = https.address("bare-bucket");
+        let refused = Bucket::open(&address, https.owner, BucketOptions::default()).unwrap_err().to_string();
+        assert!(refused.contains("ca-certificates"), "{refused}");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let site = site(&folder).await;
+    site.make("bare-bucket").await;
+    let mut child = tokio::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "a_machine_without_certificates_still_speaks_http"]).env(CHILD, &site.endpoint);
+    child.env("SSL_CERT_FILE", "/dev/null").env("SSL_CERT_DIR", "/nonexistent");
+    let child = child.output().await.unwrap();
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
 }

@@ -4,7 +4,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use object_store::client::HttpErrorKind;
 
-use crate::cause::{Cause, one_line};
+use crate::cause::{Cause, deepest, one_line};
 
 /// An error of the SDK, whatever the operation.
 pub(super) trait Told {
@@ -34,12 +34,4 @@ impl<E: ProvideErrorMetadata + std::error::Error + 'static> Told for SdkError<E,
             transport,
         }
     }
-}
-
-fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut last = error;
-    while let Some(source) = last.source() {
-        last = source;
-    }
-    last.to_string()
 }

@@ -43,7 +43,11 @@ impl Bucket {
     /// As [`probe`](Self::probe), where reads can tell.
     pub async fn probe_read(&self) -> Result<()> {
         // A GET, not a HEAD: only a body can say that it is the bucket that is missing.
-        self.try_get("probe/absent", 0).await.map(|_| ())
+        match self.try_get("probe/absent", 0).await {
+            // Whoever put something there can be read.
+            Ok(_) | Err(BucketError::TooLarge { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     async fn check(&self, key: &str) -> Result<Probe> {
@@ -117,6 +121,9 @@ mod tests {
         let probe = bucket.probe().await.unwrap();
         assert_eq!(probe.local_lead_ms, Some(0));
         bucket.probe_read().await.unwrap();
+        bucket.put("probe/absent", Bytes::from_static(b"gotcha")).await.unwrap();
+        bucket.probe_read().await.unwrap();
+        bucket.delete("probe/absent").await.unwrap();
         assert!(bucket.list("", 10).await.unwrap().is_empty());
     }
 }

@@ -17,6 +17,7 @@ use super::body::Metered;
 use super::resolve::PublicResolver;
 use super::{Counters, Failure, RequestKind, ServerClock};
 use crate::BucketOptions;
+use crate::cause::deepest;
 
 /// The longest error body that is read, in bytes.
 const ERROR_LIMIT: u64 = 64 << 10;
@@ -37,27 +38,43 @@ impl Wire {
         Self { clock: Arc::new(ServerClock::unheard()), counters: Arc::default(), origin, options }
     }
 
-    fn client(&self) -> reqwest::Result<reqwest::Client> {
-        let mut builder = reqwest::Client::builder()
+    fn client(&self) -> Result<reqwest::Client, NoTls> {
+        match self.builder().build() {
+            Ok(client) => Ok(client),
+            // A machine without CA certificates can still speak plain HTTP, with the embedded server for example.
+            Err(_) if self.origin.starts_with("http://") => {
+                self.builder().tls_certs_only([]).build().map_err(|error| NoTls(deepest(&error)))
+            }
+            Err(error) => Err(NoTls(deepest(&error))),
+        }
+    }
+
+    fn builder(&self) -> reqwest::ClientBuilder {
+        let builder = reqwest::Client::builder()
             .user_agent(concat!("brigade/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(self.options.connect_timeout)
             .http1_only()
             // A redirect could lead a signed request, or one that strangers aimed, anywhere.
             .redirect(reqwest::redirect::Policy::none());
-        if self.options.public_only {
-            // No proxy either: it would resolve names beyond our sight.
-            builder = builder.no_proxy().dns_resolver(Arc::new(PublicResolver));
+        if !self.options.public_only {
+            return builder;
         }
-        builder.build()
+        // No proxy either: it would resolve names beyond our sight.
+        builder.no_proxy().dns_resolver(Arc::new(PublicResolver))
     }
 }
 
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot set up TLS ({0}); install the system's CA certificates, on Debian the package ca-certificates"
+)]
+struct NoTls(String);
+
 impl HttpConnector for Wire {
     fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let client = self.client().map_err(|source| object_store::Error::Generic {
-            store: "S3",
-            source: Box::new(source.without_url()),
-        })?;
+        let client = self
+            .client()
+            .map_err(|source| object_store::Error::Generic { store: "S3", source: Box::new(source) })?;
         Ok(HttpClient::new(Service { wire: self.clone(), inner: HttpClient::new(client) }))
     }
 }

@@ -28,7 +28,7 @@ pub struct Site {
 }
 
 impl Site {
-    fn address(&self, bucket: &str) -> BucketAddress {
+    pub fn address(&self, bucket: &str) -> BucketAddress {
         BucketAddress {
             endpoint: Some(self.endpoint.clone()),
             region: "us-east-1".into(),
