@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use s3s::StdError;
 use s3s::dto::StreamingBlob;
@@ -34,7 +34,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 /// A body that has come in whole but may still be partly in memory.
 pub(super) struct Arrived {
     intake: Option<Intake>,
-    rest: Vec<Bytes>,
+    rest: BytesMut,
     algorithms: Vec<Algorithm>,
 }
 
@@ -45,9 +45,7 @@ impl Arrived {
             Some(intake) => intake,
             None => Intake::begin(disk, &self.algorithms)?,
         };
-        for bytes in &self.rest {
-            intake.append(bytes)?;
-        }
+        intake.append(&self.rest)?;
         Ok(intake.finish())
     }
 }
@@ -70,22 +68,21 @@ pub(super) async fn receive(
         return Err(StoreError::TooLarge { limit });
     }
     let mut writing: Option<JoinHandle<Result<Intake, StoreError>>> = None;
-    let (mut rest, mut held, mut got) = (Vec::new(), 0, 0u64);
+    let (mut rest, mut got) = (BytesMut::new(), 0u64);
     let mut body = body.map(|body| body.fuse());
     while let Some(bytes) = next(body.as_mut(), got).await? {
         got += bytes.len() as u64;
         if got > limit {
             return Err(StoreError::TooLarge { limit });
         }
-        held += bytes.len();
-        rest.push(bytes);
-        if held >= WRITE_BYTES {
+        // Copied, not kept: a client that sends single bytes would have each of them hold a whole network buffer.
+        rest.extend_from_slice(&bytes);
+        if rest.len() >= WRITE_BYTES {
             let intake = join(writing.take()).await?;
-            let (disk, wanted) = (Arc::clone(disk), algorithms.clone());
-            let (chunks, _) = (std::mem::take(&mut rest), std::mem::take(&mut held));
+            let (disk, wanted, full) = (Arc::clone(disk), algorithms.clone(), rest.split());
             writing = Some(tokio::task::spawn_blocking(move || {
                 let mut intake = intake.map_or_else(|| Intake::begin(&disk, &wanted), Ok)?;
-                chunks.iter().try_for_each(|bytes| intake.append(bytes))?;
+                intake.append(&full)?;
                 Ok(intake)
             }));
         }

@@ -61,8 +61,9 @@ fn default_max_object_bytes() -> u64 {
     DEFAULT_MAX_OBJECT_BYTES
 }
 
+/// Leaves room, under the usual limit of 1024 open files, for the files that the connections read and write.
 fn default_max_connections() -> usize {
-    1024
+    512
 }
 
 fn default_fsync() -> bool {
@@ -112,7 +113,7 @@ impl KeysFile {
     /// Reads the file: JSON if its name ends in `.json`, TOML otherwise.
     ///
     /// # Errors
-    /// [`ServerError::Disk`] if the file cannot be read, [`ServerError::Config`] or [`ServerError::Grants`] if
+    /// [`ServerError::Disk`] if the file cannot be read, [`ServerError::Config`] or [`ServerError::Invalid`] if
     /// it does not say what it must.
     pub fn read(path: impl AsRef<Path>) -> Result<Self, ServerError> {
         let file: Self = read_file(path.as_ref())?;
@@ -124,7 +125,7 @@ impl KeysFile {
     /// this moment sees the old keys or the new ones.
     ///
     /// # Errors
-    /// [`ServerError::Disk`] if the file cannot be written, [`ServerError::Grants`] if the keys could not be
+    /// [`ServerError::Disk`] if the file cannot be written, [`ServerError::Invalid`] if the keys could not be
     /// read back.
     pub fn write(&self, path: impl AsRef<Path>) -> Result<(), ServerError> {
         let path = path.as_ref();
@@ -299,20 +300,22 @@ pub(super) fn check_keys(keys: &[KeyGrant]) -> Result<(), ServerError> {
         let id = &key.access_key_id;
         if id.is_empty() || id.contains(|c: char| c == '/' || c == ',' || c.is_whitespace() || c.is_control())
         {
-            return Err(ServerError::Grants(format!(
+            return Err(ServerError::Invalid(format!(
                 "access_key_id {id:?} must be non-empty, without '/', ',' or spaces"
             )));
         }
         if key.secret_access_key.expose().len() < 8 {
-            return Err(ServerError::Grants(format!("the secret of {id:?} must have at least 8 characters")));
+            return Err(ServerError::Invalid(format!(
+                "the secret of {id:?} must have at least 8 characters"
+            )));
         }
         if !seen.insert(id) {
-            return Err(ServerError::Grants(format!("access_key_id {id:?} is given twice")));
+            return Err(ServerError::Invalid(format!("access_key_id {id:?} is given twice")));
         }
         for grant in &key.grants {
             if grant.bucket.trim_end_matches('*').contains('*') || grant.bucket.ends_with("**") {
                 let bucket = &grant.bucket;
-                return Err(ServerError::Grants(format!(
+                return Err(ServerError::Invalid(format!(
                     "{id:?}: bucket {bucket:?}: '*' may stand only at the end"
                 )));
             }

@@ -69,9 +69,9 @@ pub enum ServerError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The grants contradict each other or could never work.
+    /// The configuration contradicts itself or could never work.
     #[error("{0}")]
-    Grants(String),
+    Invalid(String),
 }
 
 /// Why the storage engine refused a request. Never leaves the server other than as an S3 error document.

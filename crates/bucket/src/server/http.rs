@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
 use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -51,7 +51,7 @@ impl Server {
     ///
     /// # Errors
     /// [`ServerError::AddressInUse`] and [`ServerError::RootInUse`] if another server is running;
-    /// [`ServerError::Disk`], [`ServerError::Config`] and [`ServerError::Grants`] for what has to be mended first.
+    /// [`ServerError::Disk`], [`ServerError::Config`] and [`ServerError::Invalid`] for what has to be mended first.
     pub async fn bind(config: ServerConfig) -> Result<Self, ServerError> {
         let keys = KeyRing::new(&config.keys, config.keys_file.clone())?;
         let listener = listen(config.listen).await?;
@@ -61,7 +61,7 @@ impl Server {
         let limit = config.max_object_bytes;
         let opened = tokio::task::spawn_blocking(move || open(&config)).await;
         let engine =
-            opened.map_err(|error| ServerError::Grants(format!("cannot open the folder: {error}")))??;
+            opened.map_err(|error| ServerError::Invalid(format!("cannot open the folder: {error}")))??;
         let store = Store { engine: Arc::new(engine), keys: keys.clone(), limit };
         let gate = Gate::new(keys.clone());
         let mut builder = S3ServiceBuilder::new(store);
@@ -150,7 +150,9 @@ fn open(config: &ServerConfig) -> Result<Engine, ServerError> {
         match engine.create(bucket) {
             Ok(()) => tracing::info!(bucket, "made the bucket"),
             Err(StoreError::BucketExists) => {}
-            Err(error) => return Err(ServerError::Grants(format!("cannot make bucket {bucket:?}: {error}"))),
+            Err(error) => {
+                return Err(ServerError::Invalid(format!("cannot make bucket {bucket:?}: {error}")));
+            }
         }
     }
     Ok(engine)
@@ -209,6 +211,17 @@ fn refuse(request: &Request<Incoming>) -> Option<S3Error> {
     let form = header(CONTENT_TYPE).is_some_and(|kind| kind.to_ascii_lowercase().starts_with(b"multipart/"));
     if form && request.method() == Method::POST {
         return Some(s3_error!(NotImplemented, "uploads from HTML forms are not supported"));
+    }
+    // The S3 layer bounds documents too, but calls one that is too long its own fault.
+    let length =
+        header(CONTENT_LENGTH).and_then(|length| std::str::from_utf8(length).ok()?.parse::<usize>().ok());
+    let document =
+        request.method() == Method::POST || !request.uri().path().trim_start_matches('/').contains('/');
+    if document && length.is_some_and(|length| length > MOST_XML_BYTES) {
+        return Some(s3_error!(
+            MaxMessageLengthExceeded,
+            "a document may have at most {MOST_XML_BYTES} bytes"
+        ));
     }
     let signed_so = header(AUTHORIZATION).is_some_and(|value| value.starts_with(b"AWS "));
     let mut query = request.uri().query().unwrap_or_default().split('&');

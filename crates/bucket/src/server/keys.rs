@@ -82,7 +82,7 @@ impl KeyRing {
     /// Puts these keys in the place of those that the configuration gave. Keys from the keys file stay.
     ///
     /// # Errors
-    /// [`ServerError::Grants`] if the keys could not work; then nothing changes.
+    /// [`ServerError::Invalid`] if the keys could not work; then nothing changes.
     pub fn replace(&self, keys: &[KeyGrant]) -> Result<(), ServerError> {
         check_keys(keys)?;
         write(&self.shared.keys).fixed = by_id(keys);

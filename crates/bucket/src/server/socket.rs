@@ -115,7 +115,8 @@ impl Remainder {
     /// Reads and drops what the client still sends. Without this the connection would be closed with bytes
     /// unread, and the client's system would throw away the refusal together with the connection.
     pub(super) async fn drain(self) {
-        if self.waits && !self.touched.load(Ordering::Relaxed) {
+        let hopeless = lock(&self.body).size_hint().lower() > DRAIN_BYTES;
+        if hopeless || (self.waits && !self.touched.load(Ordering::Relaxed)) {
             return;
         }
         let mut dropped = 0;

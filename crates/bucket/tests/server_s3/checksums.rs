@@ -3,6 +3,8 @@
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType};
 
+use tokio::io::AsyncWriteExt as _;
+
 use crate::support::{Running, exchange, get, noise, put, refusal, sha256, signed_head};
 
 const OLD: &[u8] = b"the old object";
@@ -19,11 +21,14 @@ async fn nothing_changed(server: &Running) {
     assert_eq!(server.files("/objects/").len(), 1);
 }
 
+/// Makes a request say something false of its body.
+type Break = fn(PutObjectFluentBuilder) -> PutObjectFluentBuilder;
+
 #[tokio::test]
 async fn wrong_checksums_in_headers() {
     let server = with_old_object().await;
     let client = server.sdk();
-    let wrong: [(&str, fn(PutObjectFluentBuilder) -> PutObjectFluentBuilder); 6] = [
+    let wrong: [(&str, Break); 6] = [
         ("md5", |put| put.content_md5("1B2M2Y8AsgTpgAmY7PhCfg==")),
         ("crc32", |put| put.checksum_crc32("AAAAAA==")),
         ("crc32c", |put| put.checksum_crc32_c("AAAAAA==")),
@@ -146,13 +151,15 @@ async fn torn_and_lying_bodies() {
     let head = signed_head(address, "PUT", "/run/k", "", &[], "UNSIGNED-PAYLOAD");
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let half = [format!("{head}content-length: 4000000\r\n\r\n").into_bytes(), noise(3, 2_000_000)].concat();
-    tokio::io::AsyncWriteExt::write_all(&mut stream, &half).await.unwrap();
-    drop(stream);
-    for _ in 0..100 {
-        if server.files("/tmp/0").is_empty() {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    stream.write_all(&half).await.unwrap();
+    for there in [true, false] {
+        let wait = async {
+            while server.files("/tmp/0").is_empty() == there {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(10), wait).await.unwrap();
+        stream.shutdown().await.unwrap();
     }
     nothing_changed(&server).await;
     // A frame that says less, or more, than there is.

@@ -117,6 +117,11 @@ impl Bucket {
         read(&self.index).get(key).cloned()
     }
 
+    /// Whether a write under these conditions could be carried out now. Only [`Bucket::put`] decides.
+    pub(crate) fn check(&self, key: &str, conditions: &Conditions) -> Result<(), StoreError> {
+        conditions.check_write(self.entry(key).as_ref())
+    }
+
     /// Stores a received body under `key`.
     pub(crate) fn put(
         &self,
@@ -150,7 +155,7 @@ impl Bucket {
             return Err(StoreError::InvalidKey);
         }
         // Whoever has lost already need not wait for the disk. Those that pass are checked again below.
-        conditions.check_write(self.entry(&record.key).as_ref())?;
+        self.check(&record.key, conditions)?;
         staging.seal(&self.disk, record)?;
 
         let place = Place::of(&record.key);

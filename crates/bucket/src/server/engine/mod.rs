@@ -55,7 +55,7 @@ impl Engine {
     /// [`ServerError::RootInUse`], [`ServerError::Layout`], [`ServerError::Disk`].
     pub(crate) fn open(root: &Path, fsync: bool) -> Result<Self, ServerError> {
         let failed = |action| move |source| ServerError::Disk { action, path: root.to_owned(), source };
-        for folder in ["", "tmp", "buckets"] {
+        for folder in ["tmp", "buckets"] {
             fs::create_dir_all(root.join(folder)).map_err(failed("make"))?;
         }
         let lock = File::create(root.join("lock")).map_err(failed("lock"))?;

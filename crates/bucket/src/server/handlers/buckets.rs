@@ -20,7 +20,7 @@ pub(super) async fn create_bucket(
     let name = req.input.bucket;
     let location = Some(format!("/{name}"));
     blocking(move || engine.create(&name)).await?;
-    Ok(S3Response::new(CreateBucketOutput { location, ..Default::default() }))
+    Ok(S3Response::new(CreateBucketOutput { location }))
 }
 
 pub(super) async fn delete_bucket(

@@ -6,7 +6,7 @@ use s3s::dto::{PutObjectInput, PutObjectOutput};
 use s3s::{S3Request, S3Response, S3Result};
 
 use super::Store;
-use super::convert::{Announced, check_headers, conditions, etag, headers, length, refuse_unsupported};
+use super::convert::{Announced, check_headers, conditions, etag, headers, refuse_unsupported};
 use crate::server::body::{blocking, receive};
 use crate::server::checksum::{checksum_type, set_sum, sums};
 use crate::server::error::StoreError;
@@ -21,6 +21,8 @@ pub(super) async fn put_object(
     let kept = headers!(input);
     check_headers(&kept)?;
     let condition = conditions(input.if_match.as_ref(), input.if_none_match.as_ref(), None, None);
+    // Whoever has lost already need not have its body stored first.
+    bucket.check(&input.key, &condition)?;
     let named = input.checksum_algorithm.as_ref().map(|algorithm| algorithm.as_str());
     let announced = Announced::read(&req.headers, sums!(input), named)?;
 
@@ -37,8 +39,7 @@ pub(super) async fn put_object(
     })
     .await?;
 
-    let mut output =
-        PutObjectOutput { e_tag: etag(&entry.etag), size: Some(length(entry.size)), ..Default::default() };
+    let mut output = PutObjectOutput { e_tag: etag(&entry.etag), ..Default::default() };
     output.checksum_type = record.checksum.as_ref().map(checksum_type);
     set_sum!(output, &record.checksum);
     Ok(S3Response::new(output))
