@@ -11,7 +11,7 @@ use s3s::dto::{
 use s3s::path::S3Path;
 use s3s::{S3Request, S3Result, s3_error};
 
-use super::config::{Action, KeyGrant};
+use super::grants::{Action, KeyGrant};
 use super::keys::KeyRing;
 
 /// Checks requests against a key ring.

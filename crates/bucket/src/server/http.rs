@@ -32,8 +32,9 @@ use super::socket::{Patient, lend};
 
 /// The largest XML document accepted: 10,000 parts with their checksums need less.
 const MOST_XML_BYTES: usize = 4 << 20;
-/// A client has so long to send a request's headers; an idle connection is closed after it.
-const HEADER_PATIENCE: Duration = Duration::from_secs(75);
+/// A client has so long to send a request's headers; an idle connection is closed after it. Longer than clients
+/// keep idle connections (90 s, usually), so that they do not send on one that is just being closed.
+const HEADER_PATIENCE: Duration = Duration::from_secs(120);
 /// Requests under way when the server is told to stop have so long to finish.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -57,6 +58,9 @@ impl Server {
         let listener = listen(config.listen).await?;
         let address =
             listener.local_addr().map_err(|source| ServerError::Bind { address: config.listen, source })?;
+        if config.keys.is_empty() && config.keys_file.is_none() {
+            tracing::warn!("no access key is configured: every request will be refused");
+        }
         let connections = Arc::new(Semaphore::new(config.max_connections.clamp(1, Semaphore::MAX_PERMITS)));
         let limit = config.max_object_bytes;
         let opened = tokio::task::spawn_blocking(move || open(&config)).await;

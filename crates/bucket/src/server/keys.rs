@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::config::{Action, KeyGrant, KeysFile, check_keys};
+use super::config::KeysFile;
 use super::engine::{lock, read, write};
 use super::error::ServerError;
+use super::grants::{KeyGrant, check_keys};
 
 /// A changed keys file is noticed within this time; at once if a request comes with a key not known yet.
 const RECHECK: Duration = Duration::from_millis(250);
@@ -136,23 +137,6 @@ fn by_id(keys: &[KeyGrant]) -> HashMap<String, Arc<KeyGrant>> {
     keys.iter().map(|key| (key.access_key_id.clone(), Arc::new(key.clone()))).collect()
 }
 
-impl KeyGrant {
-    pub(super) fn allows(&self, action: Action, bucket: &str, key: &str) -> bool {
-        self.grants.iter().any(|grant| grant.allows(action, bucket, key))
-    }
-
-    /// True if any grant speaks of the bucket: enough to learn that it exists.
-    pub(super) fn sees(&self, bucket: &str) -> bool {
-        self.grants.iter().any(|grant| grant.covers_bucket(bucket))
-    }
-
-    /// True if the action is allowed on some key of the bucket; the request's own check decides on which.
-    pub(super) fn may(&self, action: Action, bucket: &str) -> bool {
-        let acts = |actions: &[Action]| actions.contains(&action) || actions.contains(&Action::All);
-        self.grants.iter().any(|grant| grant.covers_bucket(bucket) && acts(&grant.actions))
-    }
-}
-
 impl fmt::Debug for KeyRing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keys = read(&self.shared.keys);
@@ -166,7 +150,7 @@ impl fmt::Debug for KeyRing {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::super::config::Grant;
+    use super::super::grants::{Action, Grant};
     use super::*;
 
     fn key(id: &str) -> KeyGrant {

@@ -35,11 +35,12 @@ impl Disk {
         }
     }
 
-    /// The next commit's version: above all earlier ones, and no earlier in time even if the clock was set back.
+    /// The next commit's version: above all earlier ones, and no earlier in time ([`tick`]).
     pub(super) fn next_version(&self) -> Version {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |passed| passed.as_millis() as u64);
-        let last = self.clock_ms.fetch_max(now, Ordering::SeqCst);
-        Version { sequence: self.sequence.fetch_add(1, Ordering::SeqCst) + 1, modified_ms: last.max(now) }
+        let next = |last| Some(tick(last, now));
+        let last = self.clock_ms.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).unwrap_or(now);
+        Version { sequence: self.sequence.fetch_add(1, Ordering::SeqCst) + 1, modified_ms: tick(last, now) }
     }
 
     /// Takes note of a version found on disk, so that the next one comes after it.
@@ -94,6 +95,15 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+/// How far the clock may be set back before commits follow it.
+const CLOCK_TOLERANCE_MS: u64 = 10 * 60 * 1000;
+
+/// The time of a commit at `now` after one at `last`: never earlier, so that `Last-Modified` does not fall when the
+/// clock is adjusted. But a clock that once stood far in the future must not hold all times there for ever.
+fn tick(last: u64, now: u64) -> u64 {
+    if last > now + CLOCK_TOLERANCE_MS { now } else { last.max(now) }
 }
 
 /// A file on its way in. Dropped before it is kept, it leaves nothing behind.
@@ -191,4 +201,17 @@ pub(super) fn read_at(mut file: &File, offset: u64, length: usize) -> io::Result
     file.seek(io::SeekFrom::Start(offset))?;
     file.read_exact(&mut bytes)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_does_not_fall_but_recovers_from_nonsense() {
+        assert_eq!(tick(1000, 2000), 2000);
+        assert_eq!(tick(2000, 1000), 2000);
+        assert_eq!(tick(1000 + CLOCK_TOLERANCE_MS, 1000), 1000 + CLOCK_TOLERANCE_MS);
+        assert_eq!(tick(1001 + CLOCK_TOLERANCE_MS, 1000), 1000);
+    }
 }

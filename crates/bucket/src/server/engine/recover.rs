@@ -34,8 +34,11 @@ pub(super) fn buckets(disk: &Arc<Disk>) -> Result<BTreeMap<String, Arc<Bucket>>,
             serde_json::from_slice(&bytes).map_err(|error| unreadable(&path)(error.into()))?;
         let (index, referenced) = objects(disk, &path)?;
         let uploads = uploads(disk, &path, &referenced)?;
-        let lifecycle = fs::read(path.join("lifecycle.json")).ok();
-        let lifecycle = lifecycle.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let lifecycle = match fs::read(path.join("lifecycle.json")) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| unreadable(&path)(error.into()))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(unreadable(&path)(error)),
+        };
         let bucket = Bucket::assemble(disk, &name, file.created_ms, index, uploads, lifecycle);
         found.insert(name, Arc::new(bucket));
     }
