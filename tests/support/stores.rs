@@ -5,7 +5,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use brigade_bucket::admin::{Admin, Grant};
+use brigade_bucket::{BucketAddress, BucketOptions, Credentials, Dialect};
+
 use super::PATIENCE;
+use super::ceph::{Ceph as Gateway, CephUser};
 
 /// A store with a bucket for the run and one for every participant, and keys as in production.
 pub enum Store {
@@ -47,7 +51,7 @@ impl Store {
     pub fn open(&mut self, dir: &Path, names: &[String]) {
         match self {
             Self::Embedded(store) => store.open(dir, names),
-            Self::Ceph(store) => store.open(dir, names),
+            Self::Ceph(store) => store.open(names),
         }
     }
 
@@ -160,15 +164,55 @@ impl Drop for Embedded {
     }
 }
 
-/// Ceph's gateway with a user for every key.
+/// Ceph's gateway with a user for every key: owners by policy let others read, as on a cloud provider.
 #[derive(Default)]
 pub struct Ceph {
     endpoint: String,
     keys: BTreeMap<String, Pair>,
+    gateway: Option<Gateway>,
 }
 
 impl Ceph {
-    fn open(&mut self, _dir: &Path, _names: &[String]) {
-        unimplemented!()
+    fn open(&mut self, names: &[String]) {
+        self.keys = key_names(names).into_iter().map(|name| (name.clone(), Pair::new(&name))).collect();
+        let users: Vec<CephUser<'_>> = self
+            .keys
+            .iter()
+            .map(|(name, pair)| CephUser { uid: name, access_key: &pair.id, secret_key: &pair.secret })
+            .collect();
+        let gateway = Gateway::start(&users).unwrap_or_else(|problem| panic!("{problem}"));
+        self.endpoint.clone_from(&gateway.endpoint);
+        self.gateway = Some(gateway);
+        let mut lobby: Vec<Grant> = names.iter().map(|name| Grant::read_ceph_user(name).and_write("lobby")).collect();
+        lobby.push(Grant::read_ceph_user("observer"));
+        self.make("run", "aggregator", &lobby);
+        for name in names {
+            let readers = [Grant::read_ceph_user(&format!("{name}-reader")), Grant::read_ceph_user("observer")];
+            self.make(&format!("peer-{name}"), name, &readers);
+        }
+    }
+
+    fn make(&self, bucket: &str, owner: &str, grants: &[Grant]) {
+        let address = BucketAddress {
+            endpoint: Some(self.endpoint.clone()),
+            region: "us-east-1".into(),
+            bucket: bucket.into(),
+            prefix: String::new(),
+            dialect: Dialect::Ceph,
+        };
+        let Pair { id, secret } = &self.keys[owner];
+        let credentials = Credentials::new(id, secret, None).unwrap();
+        let admin = Admin::open(&address, &credentials, BucketOptions::default()).unwrap();
+        // The test itself runs on a runtime, which must not be blocked on: another thread has one of its own.
+        std::thread::scope(|scope| {
+            let making = scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    admin.create_bucket().await.unwrap();
+                    admin.grant(grants).await.unwrap();
+                });
+            });
+            making.join().unwrap();
+        });
     }
 }
