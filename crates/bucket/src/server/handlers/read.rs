@@ -100,13 +100,19 @@ async fn open(
     })
 }
 
-fn read_conditions(
-    if_match: Option<&ETagCondition>,
-    if_none_match: Option<&ETagCondition>,
-    modified_since: Option<&Timestamp>,
-    unmodified_since: Option<&Timestamp>,
-) -> Conditions {
-    conditions(if_match, if_none_match, modified_since, unmodified_since)
+/// Opens what the input of GetObject or HeadObject, which ask alike, asks for.
+macro_rules! open_asked {
+    ($store:expr, $input:expr) => {{
+        check_version($input.version_id.as_deref())?;
+        let conditions = conditions(
+            $input.if_match.as_ref(),
+            $input.if_none_match.as_ref(),
+            $input.if_modified_since.as_ref(),
+            $input.if_unmodified_since.as_ref(),
+        );
+        let wanted = Wanted { range: $input.range, part: $input.part_number };
+        open($store, &$input.bucket, $input.key, conditions, wanted).await?
+    }};
 }
 
 /// Fills in what GetObject and HeadObject answer alike.
@@ -135,15 +141,7 @@ pub(super) async fn get_object(
     req: S3Request<GetObjectInput>,
 ) -> S3Result<S3Response<GetObjectOutput>> {
     let input = req.input;
-    check_version(input.version_id.as_deref())?;
-    let conditions = read_conditions(
-        input.if_match.as_ref(),
-        input.if_none_match.as_ref(),
-        input.if_modified_since.as_ref(),
-        input.if_unmodified_since.as_ref(),
-    );
-    let wanted = Wanted { range: input.range, part: input.part_number };
-    let (opened, slice) = open(store, &input.bucket, input.key, conditions, wanted).await?;
+    let (opened, slice) = open_asked!(store, input);
     let mut output = describe!(GetObjectOutput, opened, slice, input.checksum_mode);
     let mut body = opened.body;
     body.narrow(slice.bytes);
@@ -157,15 +155,7 @@ pub(super) async fn head_object(
     req: S3Request<HeadObjectInput>,
 ) -> S3Result<S3Response<HeadObjectOutput>> {
     let input = req.input;
-    check_version(input.version_id.as_deref())?;
-    let conditions = read_conditions(
-        input.if_match.as_ref(),
-        input.if_none_match.as_ref(),
-        input.if_modified_since.as_ref(),
-        input.if_unmodified_since.as_ref(),
-    );
-    let wanted = Wanted { range: input.range, part: input.part_number };
-    let (opened, slice) = open(store, &input.bucket, input.key, conditions, wanted).await?;
+    let (opened, slice) = open_asked!(store, input);
     Ok(S3Response::new(describe!(HeadObjectOutput, opened, slice, input.checksum_mode)))
 }
 
