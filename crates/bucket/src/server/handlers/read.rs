@@ -5,8 +5,8 @@ use std::ops::Range;
 use hyper::HeaderMap;
 use hyper::header::{ETAG, HeaderValue};
 use s3s::dto::{
-    self, ETagCondition, GetObjectAttributesInput, GetObjectAttributesOutput, GetObjectInput,
-    GetObjectOutput, HeadObjectInput, HeadObjectOutput, Timestamp,
+    self, GetObjectAttributesInput, GetObjectAttributesOutput, GetObjectInput, GetObjectOutput,
+    HeadObjectInput, HeadObjectOutput,
 };
 use s3s::{S3Error, S3Request, S3Response, S3Result};
 
