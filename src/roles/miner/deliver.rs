@@ -59,23 +59,37 @@ impl Miner {
         })
     }
 
-    /// Uploads the update, then the receipt: the receipt's time is what counts, so it must come last. Does nothing when
-    /// the receipt is there: writing it again would make it later.
-    pub(super) async fn upload(&self, sent: &PeerState) -> anyhow::Result<()> {
-        let receipt = PeerKey::new(self.run.id(), sent.window, PeerFile::Receipt).to_string();
-        let there = self.own.try_get(&receipt, Receipt::MAX_BYTES).await?;
+    /// Saves what was sent, and delivers it.
+    ///
+    /// The update alone says nothing, so it may go up while the state goes to disk. The receipt waits for both: none is
+    /// ever out whose update this miner would forget in a crash, and then make anew and different.
+    pub(super) async fn deliver(&self, sent: &PeerState) -> anyhow::Result<()> {
+        let (own, key, body) = (self.own.clone(), self.key(sent, PeerFile::Update), sent.update.clone());
+        let uploading = tokio::spawn(async move { own.put(&key, body).await });
+        tokio::task::block_in_place(|| self.store.save(sent))?;
+        self.shutdown.or(uploading).await???;
+        self.put(sent, PeerFile::Receipt, &sent.receipt).await
+    }
+
+    /// Delivers what was saved before a restart, unless its receipt is there: writing it again would make it later.
+    pub(super) async fn deliver_again(&self, sent: &PeerState) -> anyhow::Result<()> {
+        let there = self.own.try_get(&self.key(sent, PeerFile::Receipt), Receipt::MAX_BYTES).await?;
         if there.is_some_and(|object| object.bytes == sent.receipt) {
             return Ok(());
         }
-        let put = async |file, body: &Bytes| {
-            let key = PeerKey::new(self.run.id(), sent.window, file).to_string();
-            self.own.put(&key, body.clone()).await.with_context(|| format!("cannot upload {key}"))
-        };
-        let uploading = async {
-            put(PeerFile::Update, &sent.update).await?;
-            put(PeerFile::Receipt, &sent.receipt).await
-        };
-        self.shutdown.or(uploading).await??;
+        self.put(sent, PeerFile::Update, &sent.update).await?;
+        // Last, because its time is what counts.
+        self.put(sent, PeerFile::Receipt, &sent.receipt).await
+    }
+
+    fn key(&self, sent: &PeerState, file: PeerFile) -> String {
+        PeerKey::new(self.run.id(), sent.window, file).to_string()
+    }
+
+    async fn put(&self, sent: &PeerState, file: PeerFile, body: &Bytes) -> anyhow::Result<()> {
+        let key = self.key(sent, file);
+        let putting = self.own.put(&key, body.clone());
+        self.shutdown.or(putting).await?.with_context(|| format!("cannot upload {key}"))?;
         Ok(())
     }
 
@@ -86,17 +100,19 @@ impl Miner {
             return Ok(());
         };
         let close = self.run.close(sent.window).await?.context("a window before this one is not closed")?;
-        if !is_merged(&close, self) {
-            let open = self.run.open(sent.window).await?.context("closed but not open")?;
-            let binding = self.run.binding(&open.record, &self.identity.id());
-            // An update for an opening that never came about is bound to another start; then it is dropped.
-            if let Ok(update) =
-                Update::parse(sent.update.clone(), self.run.layout(), &self.run.codec(), &binding)
-            {
-                update.add_scaled_into(1.0, sent.error_feedback.tensors_mut())?;
-            }
-        }
         sent.settled = true;
+        if is_merged(&close, self) {
+            // e is as it was saved; after a restart this comes to the same again.
+            return Ok(());
+        }
+        let open = self.run.open(sent.window).await?.context("closed but not open")?;
+        let binding = self.run.binding(&open.record, &self.identity.id());
+        // An update for an opening that never came about is bound to another start; then it is dropped.
+        if let Ok(update) =
+            Update::parse(sent.update.clone(), self.run.layout(), &self.run.codec(), &binding)
+        {
+            update.add_scaled_into(1.0, sent.error_feedback.tensors_mut())?;
+        }
         self.store.save(sent)
     }
 }

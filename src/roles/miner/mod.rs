@@ -171,7 +171,7 @@ impl Miner {
         state: &mut Option<PeerState>,
     ) -> anyhow::Result<Option<Trained>> {
         if let Some(sent) = state.as_ref().filter(|sent| sent.open == open.digest) {
-            self.upload(sent).await?;
+            self.deliver_again(sent).await?;
             return Ok(None);
         }
         let Some((trained, samples)) = self.train(replica, open).await? else {
@@ -181,9 +181,8 @@ impl Miner {
             return Ok(None);
         };
         let sent = self.compress(open, &trained, samples, state.take()).await?;
-        self.store.save(&sent)?;
         let sent = state.insert(sent);
-        self.upload(sent).await?;
+        self.deliver(sent).await?;
         self.reporter.tell(Event::Delivered {
             window: open.record.window,
             bytes: sent.update.len() as u64,
