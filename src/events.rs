@@ -188,7 +188,15 @@ impl fmt::Display for Event {
             Self::Evaluated { window, heldout_loss, bits_per_byte } => {
                 write!(f, "window {window} held-out loss {heldout_loss:.4}, {bits_per_byte:.4} bits a byte")
             }
-            Self::Passed { window, accepted, compute_seconds, exchange_seconds, bytes_up, bytes_down, .. } => {
+            Self::Passed {
+                window,
+                accepted,
+                compute_seconds,
+                exchange_seconds,
+                bytes_up,
+                bytes_down,
+                ..
+            } => {
                 let word = if *accepted { "merged" } else { "not merged" };
                 write!(
                     f,

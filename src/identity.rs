@@ -179,9 +179,7 @@ pub fn seal<'a>(
 ) -> Result<Vec<u8>, IdentityError> {
     let recipients = recipients
         .into_iter()
-        .map(|text| {
-            text.parse::<x25519::Recipient>().map_err(|_| IdentityError::Recipient(text.to_owned()))
-        })
+        .map(|text| text.parse::<x25519::Recipient>().map_err(|_| IdentityError::Recipient(text.to_owned())))
         .collect::<Result<Vec<_>, _>>()?;
     let failed = |error: &dyn std::fmt::Display| IdentityError::Seal(error.to_string());
     let encryptor = age::Encryptor::with_recipients(recipients.iter().map(|r| r as &dyn age::Recipient))

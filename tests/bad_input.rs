@@ -28,7 +28,11 @@ fn wrong_settings_are_named() {
     let cases: &[(&str, &str, &[&str])] = &[
         ("state = ", "stat = ", &["config.toml:2", "`stat`", "did you mean `state`"]),
         ("threads = 1", "threads = \"one\"", &["config.toml", "threads"]),
-        ("identity = \"identity.json\"", "identity = \"nobody.json\"", &["nobody.json", "brigade identity new"]),
+        (
+            "identity = \"identity.json\"",
+            "identity = \"nobody.json\"",
+            &["nobody.json", "brigade identity new"],
+        ),
         (&pair.secret, "env:BRIGADE_TEST_UNSET", &["secret_access_key", "BRIGADE_TEST_UNSET"]),
         (&pair.secret, "a-wrong-secret-0123456789", &["peer-miner-0", "secret"]),
         (&pair.id, "NOBODYSKEY", &["peer-miner-0", "key"]),
@@ -89,13 +93,24 @@ fn somebody_elses_identity_is_no_aggregator() {
 #[test]
 fn a_run_is_not_created_twice() {
     let world = World::new(Store::embedded(), 1, &Terms::default());
-    brigade_fails(&["run", "create", "--config"], &[&world.dir.path().join("run.toml")], &["holds a run already"]);
+    brigade_fails(
+        &["run", "create", "--config"],
+        &[&world.dir.path().join("run.toml")],
+        &["holds a run already"],
+    );
 }
 
 /// Nobody delivers: the window closes empty, θ stays, the run goes on, and a person is told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_in_which_nobody_delivers_closes_empty() {
-    let terms = Terms { windows: 2, train_seconds: 3, start_peers: 1, evict_after: 9, inner_steps: 500, ..Terms::default() };
+    let terms = Terms {
+        windows: 2,
+        train_seconds: 3,
+        start_peers: 1,
+        evict_after: 9,
+        inner_steps: 500,
+        ..Terms::default()
+    };
     let mut world = World::new(Store::embedded(), 1, &terms);
     world.start_all(&["aggregator", "validator", "miner-0"]);
     world.expect_success(&["aggregator", "validator", "miner-0"]);
@@ -112,13 +127,15 @@ async fn a_window_in_which_nobody_delivers_closes_empty() {
 /// A secret is in no log, no event, and no object.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_told() {
-    let mut world = World::new(Store::embedded(), 1, &Terms { windows: 2, start_peers: 1, ..Terms::default() });
+    let mut world =
+        World::new(Store::embedded(), 1, &Terms { windows: 2, start_peers: 1, ..Terms::default() });
     world.start_all(&["aggregator", "validator", "miner-0"]);
     world.expect_success(&["aggregator", "validator", "miner-0"]);
-    let mut secrets: Vec<Vec<u8>> = ["aggregator", "miner-0", "miner-0-reader", "validator", "validator-reader"]
-        .iter()
-        .map(|name| world.store.pair(name).secret.clone().into_bytes())
-        .collect();
+    let mut secrets: Vec<Vec<u8>> =
+        ["aggregator", "miner-0", "miner-0-reader", "validator", "validator-reader"]
+            .iter()
+            .map(|name| world.store.pair(name).secret.clone().into_bytes())
+            .collect();
     for name in ["aggregator", "validator", "miner-0"] {
         let text = std::fs::read(world.dir.path().join(name).join("identity.json")).unwrap();
         let identity: serde_json::Value = serde_json::from_slice(&text).unwrap();

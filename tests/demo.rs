@@ -42,11 +42,19 @@ fn trains_and_reports() {
     for (number, row) in windows.iter().enumerate() {
         assert_eq!(row["window"], number);
         assert_eq!(row["accepted"].as_array().unwrap().len(), 3, "{row}");
-        for field in
-            ["train_loss", "heldout_loss", "bits_per_byte", "bytes_up_per_peer", "bytes_down_per_peer",
-             "ratio_fp32", "ratio_bf16", "compute_seconds", "exchange_seconds", "utilization",
-             "tokens_per_second"]
-        {
+        for field in [
+            "train_loss",
+            "heldout_loss",
+            "bits_per_byte",
+            "bytes_up_per_peer",
+            "bytes_down_per_peer",
+            "ratio_fp32",
+            "ratio_bf16",
+            "compute_seconds",
+            "exchange_seconds",
+            "utilization",
+            "tokens_per_second",
+        ] {
             assert!(row[field].as_f64().unwrap() > 0.0, "{field} in {row}");
         }
         let (fp32, bf16) = (row["ratio_fp32"].as_f64().unwrap(), row["ratio_bf16"].as_f64().unwrap());
@@ -136,7 +144,8 @@ fn template(key: &str) -> String {
     let parts: Vec<String> = key
         .split('/')
         .map(|part| {
-            let (stem, suffix) = part.split_once('.').map_or((part, String::new()), |(a, b)| (a, format!(".{b}")));
+            let (stem, suffix) =
+                part.split_once('.').map_or((part, String::new()), |(a, b)| (a, format!(".{b}")));
             let stem = match folder {
                 "fence" => "{epoch}",
                 "rosters" if is_hex(stem) => "{sha256}",
@@ -147,7 +156,9 @@ fn template(key: &str) -> String {
             };
             folder = part;
             let stem = match stem.rsplit_once('-') {
-                Some((name, number)) if number.len() == 5 && number.parse::<u32>().is_ok() => format!("{name}-{{n}}"),
+                Some((name, number)) if number.len() == 5 && number.parse::<u32>().is_ok() => {
+                    format!("{name}-{{n}}")
+                }
                 _ => stem.to_owned(),
             };
             format!("{stem}{suffix}")
@@ -168,7 +179,8 @@ fn keys_in_store(dir: &Path) -> Vec<(String, String)> {
     let mut line = String::new();
     let mut output = std::io::BufReader::new(server.stdout.take().unwrap());
     std::io::BufRead::read_line(&mut output, &mut line).unwrap();
-    let endpoint = serde_json::from_str::<serde_json::Value>(&line).unwrap()["endpoint"].as_str().unwrap().to_owned();
+    let endpoint =
+        serde_json::from_str::<serde_json::Value>(&line).unwrap()["endpoint"].as_str().unwrap().to_owned();
     let pair: serde_json::Value =
         serde_json::from_slice(&std::fs::read(dir.join("keys/observer.json")).unwrap()).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -13,7 +13,14 @@ use support::{Terms, World};
 /// Kills one miner and the aggregator in the middle of a window, starts the aggregator again, and expects the run to
 /// end with an unbroken chain that everybody agrees on.
 async fn kill_miner_and_aggregator(store: Store) {
-    let terms = Terms { windows: 4, train_seconds: 15, start_peers: 3, evict_after: 1, inner_steps: 8, ..Terms::default() };
+    let terms = Terms {
+        windows: 4,
+        train_seconds: 15,
+        start_peers: 3,
+        evict_after: 1,
+        inner_steps: 8,
+        ..Terms::default()
+    };
     let mut world = World::new(store, 3, &terms);
     world.start_all(&["aggregator", "validator", "miner-0", "miner-1", "miner-2"]);
     world.wait_for_event("miner-2", "step", |event| event["window"] == 1);

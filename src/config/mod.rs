@@ -87,7 +87,9 @@ fn with_nearest(message: &str) -> String {
         })
         .flatten();
     match nearest {
-        Some(known) => format!("{}; did you mean `{known}`?", message.split(", expected").next().unwrap_or(&message)),
+        Some(known) => {
+            format!("{}; did you mean `{known}`?", message.split(", expected").next().unwrap_or(&message))
+        }
         None => message,
     }
 }

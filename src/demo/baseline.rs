@@ -78,7 +78,8 @@ impl<'a> Bench<'a> {
         let mut theta = Arc::clone(&self.theta);
         let mut losses = Vec::new();
         for (number, window) in (0_u64..).zip(&self.work) {
-            let mut sum: Vec<Vec<f32>> = theta.tensors().iter().map(|tensor| vec![0.0; tensor.len()]).collect();
+            let mut sum: Vec<Vec<f32>> =
+                theta.tensors().iter().map(|tensor| vec![0.0; tensor.len()]).collect();
             for (model, batches) in models.iter().zip(window) {
                 let (start, training) = (Arc::clone(&theta), self.run.manifest().training.clone());
                 let batches = batches.clone();
@@ -160,7 +161,8 @@ async fn one_peer(
 ) -> anyhow::Result<Work> {
     let training = &run.manifest().training;
     let (steps, size) = (training.inner_steps as usize, training.batch_size as usize);
-    let drawn = samples.draw(Ticket { previous_seed, seed, draw: Draw::Assigned(peer) }, steps * size).await?;
+    let drawn =
+        samples.draw(Ticket { previous_seed, seed, draw: Draw::Assigned(peer) }, steps * size).await?;
     batches(&drawn.tokens, size, samples.sequence_length())
 }
 

@@ -153,7 +153,8 @@ fn listen(
     let output = child.stdout.take().context("a child without output")?;
     let path = spec.folder.join("events.jsonl");
     let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
-    let mut file = tokio::fs::File::from_std(file.with_context(|| format!("cannot write {}", path.display()))?);
+    let mut file =
+        tokio::fs::File::from_std(file.with_context(|| format!("cannot write {}", path.display()))?);
     let name = spec.name.clone();
     Ok(tokio::spawn(async move {
         let mut lines = BufReader::new(output).lines();
@@ -172,7 +173,8 @@ fn listen(
 fn keep_log(child: &mut Child, path: &Path) -> anyhow::Result<tokio::task::JoinHandle<String>> {
     let errors = child.stderr.take().context("a child without a log")?;
     let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-    let mut file = tokio::fs::File::from_std(file.with_context(|| format!("cannot write {}", path.display()))?);
+    let mut file =
+        tokio::fs::File::from_std(file.with_context(|| format!("cannot write {}", path.display()))?);
     Ok(tokio::spawn(async move {
         let mut lines = BufReader::new(errors).lines();
         let mut last = VecDeque::new();
@@ -184,7 +186,12 @@ fn keep_log(child: &mut Child, path: &Path) -> anyhow::Result<tokio::task::JoinH
             }
         }
         let _ = file.flush().await;
-        last.iter().rev().find(|line: &&String| line.starts_with("error: ")).or(last.back()).cloned().unwrap_or_default()
+        last.iter()
+            .rev()
+            .find(|line: &&String| line.starts_with("error: "))
+            .or(last.back())
+            .cloned()
+            .unwrap_or_default()
     }))
 }
 

@@ -159,8 +159,7 @@ async fn finish(
     let title = format!("{:.1} M parameters, {} miners", params as f64 / 1e6, options.miners);
     plot::draw(&loss_curve, &title, &curves)?;
     let sample = sample::write(&run, &settings, &folder).await?;
-    let report =
-        Report { params, checkpoint: folder.clone(), loss_curve, sample, windows: rows, baselines };
+    let report = Report { params, checkpoint: folder.clone(), loss_curve, sample, windows: rows, baselines };
     let path = place.path("report.json");
     std::fs::write(&path, serde_json::to_vec_pretty(&report)?)
         .with_context(|| format!("cannot write {}", path.display()))?;
@@ -185,4 +184,3 @@ fn summary(report: &Report, path: &std::path::Path) -> String {
 fn indent(text: &str) -> String {
     text.lines().map(|line| format!("  │ {line}\n")).collect()
 }
-

@@ -58,7 +58,9 @@ impl Place {
     pub(super) fn memory(&self) -> anyhow::Result<Option<Memory>> {
         let path = self.path("demo.json");
         match std::fs::read(&path) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?)),
+            Ok(bytes) => {
+                Ok(Some(serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?))
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| path.display().to_string()),
         }
@@ -81,11 +83,14 @@ impl Place {
         for name in participants {
             let own = format!("peer-{name}");
             let lobby = RunKey::Lobby(self.identity(name)?.id()).to_string();
-            keys.push(self.key(name, vec![
-                Grant::new(&*own, all()),
-                Grant::new(RUN_BUCKET, read()),
-                Grant::new(RUN_BUCKET, [Action::Write]).under(lobby),
-            ])?);
+            keys.push(self.key(
+                name,
+                vec![
+                    Grant::new(&*own, all()),
+                    Grant::new(RUN_BUCKET, read()),
+                    Grant::new(RUN_BUCKET, [Action::Write]).under(lobby),
+                ],
+            )?);
             keys.push(self.key(&format!("{name}-reader"), vec![Grant::new(own, read())])?);
         }
         keys.push(self.key("aggregator", vec![Grant::new(RUN_BUCKET, all())])?);
@@ -198,7 +203,8 @@ impl Place {
             bucket.insert("reader".into(), self.key_table(&format!("{name}-reader"))?.into());
             config.insert("bucket".into(), bucket.into());
             let threads = i64::try_from(threads).context("too many threads")?;
-            config.insert("compute".into(), Table::from_iter([("threads".to_owned(), threads.into())]).into());
+            config
+                .insert("compute".into(), Table::from_iter([("threads".to_owned(), threads.into())]).into());
         }
         write(&self.config(name), &toml::to_string(&config)?)
     }

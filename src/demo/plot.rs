@@ -62,7 +62,9 @@ pub(super) fn draw(path: &Path, title: &str, curves: &[Curve]) -> anyhow::Result
             .map_err(|error| error.to_string())?;
         area.present().map_err(|error| error.to_string())
     })();
-    drawn.map_err(|error: String| anyhow::anyhow!(error)).with_context(|| format!("cannot draw {}", path.display()))
+    drawn
+        .map_err(|error: String| anyhow::anyhow!(error))
+        .with_context(|| format!("cannot draw {}", path.display()))
 }
 
 #[cfg(test)]

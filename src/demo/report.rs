@@ -216,13 +216,16 @@ mod tests {
     fn a_row_is_whole_when_everybody_has_spoken() {
         let mut story = Story::default();
         let peers = vec![PeerId([1; 32]), PeerId([2; 32])];
-        story.hear("aggregator", &Event::Closed {
-            window: 0,
-            state_root: Digest([0; 32]),
-            accepted: peers.clone(),
-            excluded: Vec::new(),
-            delta_bytes: 7,
-        });
+        story.hear(
+            "aggregator",
+            &Event::Closed {
+                window: 0,
+                state_root: Digest([0; 32]),
+                accepted: peers.clone(),
+                excluded: Vec::new(),
+                delta_bytes: 7,
+            },
+        );
         story.hear("miner-0", &passed(0, 100, 8.0));
         story.hear("miner-1", &passed(0, 300, 6.0));
         assert!(story.whole_row(0, 1000).is_none());

@@ -61,10 +61,7 @@ pub(super) async fn prepare(
 }
 
 /// Waits until the store answers, or says why it will not.
-async fn wait_for_store(
-    place: &Place,
-    inbox: &mut UnboundedReceiver<(String, Heard)>,
-) -> anyhow::Result<()> {
+async fn wait_for_store(place: &Place, inbox: &mut UnboundedReceiver<(String, Heard)>) -> anyhow::Result<()> {
     let address = place.endpoint()?;
     let address = address.trim_start_matches("http://").to_owned();
     loop {
@@ -122,7 +119,9 @@ async fn prepare_data(options: &Options, place: &Place) -> anyhow::Result<u32> {
 fn rust_source() -> anyhow::Result<Vec<PathBuf>> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
-    let folders = data::corpus::folders(&home.context("neither CARGO_HOME nor HOME is set; give text with --data PATH")?)?;
+    let folders = data::corpus::folders(
+        &home.context("neither CARGO_HOME nor HOME is set; give text with --data PATH")?,
+    )?;
     Ok(data::corpus::pick(&folders, plan::CORPUS_BYTES)?)
 }
 

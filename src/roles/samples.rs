@@ -129,7 +129,11 @@ impl Samples {
                 out.push(shard.sequence(index, length)?);
             }
         }
-        anyhow::ensure!(!out.is_empty(), "the dataset holds out no sequence of {} tokens", self.sequence_length);
+        anyhow::ensure!(
+            !out.is_empty(),
+            "the dataset holds out no sequence of {} tokens",
+            self.sequence_length
+        );
         Ok(out)
     }
 
@@ -173,4 +177,3 @@ pub(crate) fn batches(
     let batch = |some: &[Vec<u32>]| Ok(TokenBatch::new(some.concat(), some.len(), sequence_length)?);
     sequences.chunks(size).map(batch).collect()
 }
-

@@ -60,7 +60,8 @@ fn model_files(theta: &Parameters, file_bytes: usize) -> anyhow::Result<Vec<(Che
         groups[0..].last_mut().context("there is always a last group")?.push(place);
     }
     let count = u32::try_from(groups.len()).context("too many checkpoint files")?;
-    let name = |part| if count == 1 { CheckpointFile::Model } else { CheckpointFile::Part { part, of: count } };
+    let name =
+        |part| if count == 1 { CheckpointFile::Model } else { CheckpointFile::Part { part, of: count } };
     let mut files = Vec::new();
     let mut weight_map = BTreeMap::new();
     for (part, group) in (1..).zip(&groups) {
@@ -198,7 +199,11 @@ impl Contents<'_> {
         }
         let mut pins = Vec::new();
         for (file, bytes) in files {
-            pins.push(ObjectPin { key: file.to_string(), size: bytes.len() as u64, sha256: Digest::of(&bytes) });
+            pins.push(ObjectPin {
+                key: file.to_string(),
+                size: bytes.len() as u64,
+                sha256: Digest::of(&bytes),
+            });
             bucket.put(&key(file), Bytes::from(bytes)).await?;
         }
         let checkpoint = Checkpoint {
@@ -264,7 +269,8 @@ pub async fn fetch_theta(run: &Run, checkpoint: &Checkpoint) -> anyhow::Result<P
     let model = &run.manifest().model;
     let mut tensors = BTreeMap::new();
     for pin in &checkpoint.files {
-        if let Some(CheckpointFile::Model | CheckpointFile::Part { .. }) = CheckpointFile::from_name(&pin.key) {
+        if let Some(CheckpointFile::Model | CheckpointFile::Part { .. }) = CheckpointFile::from_name(&pin.key)
+        {
             from_safetensors(&fetch(run, checkpoint, pin).await?, model, &mut tensors)?;
         }
     }
@@ -308,7 +314,8 @@ pub async fn download(run: &Run, checkpoint: &Checkpoint, folder: &Path) -> anyh
     tokio::fs::create_dir_all(folder).await?;
     for pin in checkpoint.files.iter().filter(|pin| !is_error_feedback(pin)) {
         // Only names that we know become paths: a record might say `../…`.
-        let file = CheckpointFile::from_name(&pin.key).context("the checkpoint names a file of no known kind")?;
+        let file =
+            CheckpointFile::from_name(&pin.key).context("the checkpoint names a file of no known kind")?;
         let path = folder.join(file.to_string());
         let bytes = fetch(run, checkpoint, pin).await?;
         tokio::fs::write(&path, bytes).await.with_context(|| format!("cannot write {}", path.display()))?;

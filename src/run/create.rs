@@ -4,8 +4,8 @@ use anyhow::Context as _;
 use brigade_bucket::keys::{DataFile, RunKey};
 use brigade_bucket::{Bucket, Creation};
 use brigade_protocol::{
-    DatasetIndex, Digest, Envelope, FORMAT_VERSION, MAX_INDEX_BYTES, Manifest, Official,
-    Parameters, Signed, Validator,
+    DatasetIndex, Digest, Envelope, FORMAT_VERSION, MAX_INDEX_BYTES, Manifest, Official, Parameters, Signed,
+    Validator,
 };
 use bytes::Bytes;
 

@@ -100,12 +100,7 @@ impl Run {
 
     /// What an update of `peer` in the window of `open` must be made for.
     pub fn binding(&self, open: &Open, peer: &PeerId) -> Binding {
-        Binding {
-            run: self.id().0,
-            window: open.window,
-            peer: peer.0,
-            start_state_root: open.state_root.0,
-        }
+        Binding { run: self.id().0, window: open.window, peer: peer.0, start_state_root: open.state_root.0 }
     }
 
     /// What the delta of the window of `open` must be made for.

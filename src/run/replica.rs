@@ -75,7 +75,12 @@ impl Replica {
     ///
     /// # Errors
     /// [`Desynchronised`], or when the delta is missing or another one.
-    pub async fn follow(&mut self, run: &Run, open: &Signed<Open>, close: &Signed<Close>) -> anyhow::Result<()> {
+    pub async fn follow(
+        &mut self,
+        run: &Run,
+        open: &Signed<Open>,
+        close: &Signed<Close>,
+    ) -> anyhow::Result<()> {
         let delta = run.delta(&open.record, &close.record).await?;
         if let Some(delta) = &delta {
             delta.apply(Arc::make_mut(&mut self.theta).tensors_mut())?;

@@ -37,7 +37,14 @@ pub struct Terms {
 
 impl Default for Terms {
     fn default() -> Self {
-        Self { windows: 4, train_seconds: 60, start_peers: 2, evict_after: 2, inner_steps: 2, checkpoint_every: 2 }
+        Self {
+            windows: 4,
+            train_seconds: 60,
+            start_peers: 2,
+            evict_after: 2,
+            inner_steps: 2,
+            checkpoint_every: 2,
+        }
     }
 }
 
@@ -186,8 +193,10 @@ impl World {
         let run = self.run("aggregator").await;
         let mut chain: Vec<(Signed<Open>, Signed<Close>)> = Vec::new();
         for window in 0..windows {
-            let open = run.open(window).await.unwrap().unwrap_or_else(|| panic!("window {window} is not open"));
-            let close = run.close(window).await.unwrap().unwrap_or_else(|| panic!("window {window} is not closed"));
+            let open =
+                run.open(window).await.unwrap().unwrap_or_else(|| panic!("window {window} is not open"));
+            let close =
+                run.close(window).await.unwrap().unwrap_or_else(|| panic!("window {window} is not closed"));
             assert_eq!(close.record.open, open.digest);
             assert_eq!(close.record.start_state_root, open.record.state_root);
             match chain.last() {

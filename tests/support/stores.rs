@@ -183,11 +183,13 @@ impl Ceph {
         let gateway = Gateway::start(&users).unwrap_or_else(|problem| panic!("{problem}"));
         self.endpoint.clone_from(&gateway.endpoint);
         self.gateway = Some(gateway);
-        let mut lobby: Vec<Grant> = names.iter().map(|name| Grant::read_ceph_user(name).and_write("lobby")).collect();
+        let mut lobby: Vec<Grant> =
+            names.iter().map(|name| Grant::read_ceph_user(name).and_write("lobby")).collect();
         lobby.push(Grant::read_ceph_user("observer"));
         self.make("run", "aggregator", &lobby);
         for name in names {
-            let readers = [Grant::read_ceph_user(&format!("{name}-reader")), Grant::read_ceph_user("observer")];
+            let readers =
+                [Grant::read_ceph_user(&format!("{name}-reader")), Grant::read_ceph_user("observer")];
             self.make(&format!("peer-{name}"), name, &readers);
         }
     }

@@ -142,15 +142,20 @@ impl ModelConfig {
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return Err(Error::model("num_key_value_heads", "must divide num_attention_heads"));
         }
-        if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            return Err(Error::model(
-                "num_attention_heads",
-                "must divide hidden_size, or head_dim must be given",
-            ));
+        // Also with an explicit head_dim: transformers refuses the folder otherwise.
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            return Err(Error::model("num_attention_heads", "must divide hidden_size"));
         }
         let head_dim = self.head_dim();
         if head_dim == 0 || head_dim > 1 << 16 || !head_dim.is_multiple_of(2) {
             return Err(Error::model("head_dim", format!("is {head_dim}, must be even and at most 65536")));
+        }
+        let heads = self.num_attention_heads * head_dim;
+        if heads > 1 << 24 {
+            return Err(Error::model(
+                "head_dim",
+                format!("makes the heads {heads} wide, must be at most 16777216"),
+            ));
         }
         for (field, value) in [
             ("rope_theta", self.rope_theta),

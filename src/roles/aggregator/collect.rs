@@ -163,4 +163,3 @@ fn pinned(peer: PeerId, found: &Found, etag: String) -> Pinned {
         received_at: found.received_at,
     }
 }
-

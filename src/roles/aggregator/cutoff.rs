@@ -17,7 +17,11 @@ const CONCURRENT_READS: usize = 8;
 
 impl Aggregator {
     /// Waits for the miners and pins what counts, or adopts the cutoff that is there.
-    pub(super) async fn cutoff(&self, open: &Signed<Open>, roster: &Roster) -> anyhow::Result<Signed<Cutoff>> {
+    pub(super) async fn cutoff(
+        &self,
+        open: &Signed<Open>,
+        roster: &Roster,
+    ) -> anyhow::Result<Signed<Cutoff>> {
         let window = open.record.window;
         let cutoff = match self.run.cutoff(window).await? {
             Some(cutoff) => cutoff,

@@ -20,8 +20,8 @@ mod verdict;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use brigade_bucket::{BucketOptions, Fence};
 use brigade_bucket::keys::{DataFile, RunKey};
+use brigade_bucket::{BucketOptions, Fence};
 use brigade_protocol::Timestamp;
 use bytes::Bytes;
 

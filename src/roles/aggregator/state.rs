@@ -7,9 +7,7 @@ use anyhow::Context as _;
 use brigade_bucket::keys::RunKey;
 use brigade_bucket::{Creation, Pin};
 use brigade_codec::{Delta, Update};
-use brigade_protocol::{
-    Close, Cutoff, Digest, ObjectPin, Open, Parameters, PeerId, Share, Signed, Verdict,
-};
+use brigade_protocol::{Close, Cutoff, Digest, ObjectPin, Open, Parameters, PeerId, Share, Signed, Verdict};
 use bytes::Bytes;
 
 use super::Aggregator;
@@ -30,7 +28,10 @@ impl State {
     pub(super) async fn restore(run: &Run) -> anyhow::Result<Self> {
         let replica = Replica::from_checkpoint(run).await?;
         let record = checkpoint::latest(run).await?.record;
-        anyhow::ensure!(record.window == replica.window, "a checkpoint appeared while reading one; start again");
+        anyhow::ensure!(
+            record.window == replica.window,
+            "a checkpoint appeared while reading one; start again"
+        );
         let error_feedback = checkpoint::fetch_error_feedback(run, &record).await?;
         let mut state = Self { replica, error_feedback };
         while let Some(close) = run.close(state.replica.window).await? {
@@ -60,12 +61,16 @@ impl State {
             .iter()
             .map(|share| {
                 let update = updates.get(&share.peer);
-                Ok((update.with_context(|| format!("no update of {}", share.peer.short()))?, share.coefficient))
+                Ok((
+                    update.with_context(|| format!("no update of {}", share.peer.short()))?,
+                    share.coefficient,
+                ))
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
         let binding = run.delta_binding(&open.record);
         let error_feedback = self.error_feedback.tensors_mut();
-        let bytes = brigade_codec::merge(run.layout(), &binding, &run.delta_codec(), &weighted, error_feedback)?;
+        let bytes =
+            brigade_codec::merge(run.layout(), &binding, &run.delta_codec(), &weighted, error_feedback)?;
         let delta = Delta::parse(bytes.clone(), run.layout(), &run.delta_codec(), &binding)?;
         delta.apply(Arc::make_mut(&mut self.replica.theta).tensors_mut())?;
         Ok(Some(bytes))

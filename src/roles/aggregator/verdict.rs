@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use brigade_bucket::keys::{PeerFile, PeerKey, RunKey};
 use brigade_bucket::Bucket;
+use brigade_bucket::keys::{PeerFile, PeerKey, RunKey};
 use brigade_codec::Update;
 use brigade_protocol::merge::{self, Candidate};
 use brigade_protocol::{
-    Cutoff, Envelope, Exclusion, Member, PeerId, Record as _, Role, Roster, Scores, Signed, Timestamp, Verdict,
+    Cutoff, Envelope, Exclusion, Member, PeerId, Record as _, Role, Roster, Scores, Signed, Timestamp,
+    Verdict,
 };
 use futures::future::try_join_all;
 

@@ -108,8 +108,7 @@ impl Miner {
         let open = self.run.open(sent.window).await?.context("closed but not open")?;
         let binding = self.run.binding(&open.record, &self.identity.id());
         // An update for an opening that never came about is bound to another start; then it is dropped.
-        if let Ok(update) =
-            Update::parse(sent.update.clone(), self.run.layout(), &self.run.codec(), &binding)
+        if let Ok(update) = Update::parse(sent.update.clone(), self.run.layout(), &self.run.codec(), &binding)
         {
             update.add_scaled_into(1.0, sent.error_feedback.tensors_mut())?;
         }

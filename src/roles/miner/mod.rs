@@ -135,7 +135,8 @@ impl Miner {
         let before = (self.run.bucket().counters().snapshot(), self.own.counters().snapshot());
         let roster = self.run.roster(&open.record.roster).await?;
         let trained = if roster.admits(&self.identity.id()) {
-            self.reporter.tell(Event::Opened { window: replica.window, miners: roster.active_miners().count() });
+            self.reporter
+                .tell(Event::Opened { window: replica.window, miners: roster.active_miners().count() });
             self.take_part(replica, &open, state).await?
         } else {
             if roster.member(&self.identity.id()).is_some() {
@@ -226,8 +227,7 @@ impl Miner {
 
     /// Waits for the close of the window and applies it.
     async fn follow(&self, replica: &mut Replica, open: &Signed<Open>) -> anyhow::Result<Signed<Close>> {
-        let close: Signed<Close> =
-            self.run.wait_for(&RunKey::Close(replica.window), &self.shutdown).await?;
+        let close: Signed<Close> = self.run.wait_for(&RunKey::Close(replica.window), &self.shutdown).await?;
         replica.follow(&self.run, open, &close).await?;
         self.reporter.tell(Event::Closed {
             window: close.record.window,

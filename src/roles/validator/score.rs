@@ -56,11 +56,8 @@ impl Validator {
         cutoff: &Signed<Cutoff>,
     ) -> anyhow::Result<Ruler> {
         let count = self.run.manifest().scoring.sequences as usize;
-        let ticket = Ticket {
-            previous_seed: replica.previous_seed,
-            seed: open.record.seed,
-            draw: Draw::Unassigned,
-        };
+        let ticket =
+            Ticket { previous_seed: replica.previous_seed, seed: open.record.seed, draw: Draw::Unassigned };
         let drawn = self.samples.draw(ticket, count).await?;
         let unassigned = Arc::new(batches(&drawn.tokens, MEASURE_BATCH, self.samples.sequence_length())?);
         let (theta, on) = (Arc::clone(&replica.theta), Arc::clone(&unassigned));
@@ -109,8 +106,9 @@ impl Validator {
         });
         let (assigned, unassigned) = measured.await??;
         // θ itself has a loss, so it is the update that takes it away.
-        let fault = (assigned.is_none() || unassigned.is_none())
-            .then(|| Exclusion::new(peer, Reason::Harmful, "the loss is no number once the update is applied"));
+        let fault = (assigned.is_none() || unassigned.is_none()).then(|| {
+            Exclusion::new(peer, Reason::Harmful, "the loss is no number once the update is applied")
+        });
         Ok(PeerScore { peer, fault, assigned, unassigned })
     }
 
