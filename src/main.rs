@@ -9,8 +9,11 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| "brigade=info,warn".into());
+    // Whatever RUST_LOG says: at `debug` this crate prints the Authorization header of requests.
+    let filter = filter.add_directive("s3s=off".parse().expect("a fixed directive that is valid"));
     tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::try_from_default_env().unwrap_or_else(|_| "brigade=info,warn".into()))
+        .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)

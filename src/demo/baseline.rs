@@ -8,9 +8,9 @@ use anyhow::Context as _;
 use brigade_protocol::assignment::Draw;
 use brigade_protocol::{Digest, Parameters, PeerId};
 use brigade_trainer::{TokenBatch, Trainer};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::config::Participant;
+use crate::config::{Compute, Participant};
 use crate::roles::miner::train::train_window;
 use crate::roles::model::Model;
 use crate::roles::samples::{Samples, Ticket, batches};
@@ -29,16 +29,18 @@ pub(super) async fn run(
     settings: &Participant,
     shutdown: &Shutdown,
 ) -> anyhow::Result<BTreeMap<String, Vec<f64>>> {
-    let bench = Bench::new(run, settings).await?;
-    let mut out = BTreeMap::new();
-    out.insert("dense DiLoCo".to_owned(), bench.dense_diloco(shutdown).await?);
-    out.insert("data-parallel AdamW".to_owned(), bench.data_parallel(shutdown).await?);
-    Ok(out)
+    // Side by side on one thread each: small models gain little from a second one.
+    let compute = Compute { threads: Some(1), ..settings.compute.clone() };
+    let bench = Bench::new(run, settings, compute).await?;
+    let bars = MultiProgress::new();
+    let (diloco, adamw) =
+        tokio::try_join!(bench.dense_diloco(&bars, shutdown), bench.data_parallel(&bars, shutdown))?;
+    Ok([("dense DiLoCo".to_owned(), diloco), ("data-parallel AdamW".to_owned(), adamw)].into())
 }
 
 struct Bench<'a> {
     run: &'a Run,
-    settings: &'a Participant,
+    compute: Compute,
     theta: Arc<Parameters>,
     /// By window: what every merged peer trained.
     work: Vec<Vec<Work>>,
@@ -46,7 +48,7 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    async fn new(run: &'a Run, settings: &'a Participant) -> anyhow::Result<Self> {
+    async fn new(run: &'a Run, settings: &Participant, compute: Compute) -> anyhow::Result<Self> {
         let samples = Samples::open(run, settings).await?;
         let first = checkpoint::at(run, 0).await?.context("the run has no first checkpoint")?;
         let theta = Arc::new(checkpoint::fetch_theta(run, &first.record).await?);
@@ -63,18 +65,18 @@ impl<'a> Bench<'a> {
         }
         let heldout = samples.heldout(run.manifest().scoring.heldout_sequences as usize).await?;
         let heldout = Arc::new(batches(&heldout, MEASURE_BATCH, samples.sequence_length())?);
-        Ok(Self { run, settings, theta, work, heldout })
+        Ok(Self { run, compute, theta, work, heldout })
     }
 
     /// Every peer trains H steps from the common θ; the next θ is the plain mean of theirs (arXiv 2311.08105 with outer
     /// SGD at rate 1). A peer's optimiser state stays with it.
-    async fn dense_diloco(&self, shutdown: &Shutdown) -> anyhow::Result<Vec<f64>> {
+    async fn dense_diloco(&self, bars: &MultiProgress, shutdown: &Shutdown) -> anyhow::Result<Vec<f64>> {
         let peers = self.work.iter().map(Vec::len).max().unwrap_or(0);
         let mut models = Vec::new();
         for _ in 0..peers {
-            models.push(Model::start(self.run.manifest(), &self.settings.compute).await?);
+            models.push(Model::start(self.run.manifest(), &self.compute).await?);
         }
-        let bar = self.bar("dense DiLoCo");
+        let bar = self.bar(bars, "dense DiLoCo");
         let mut theta = Arc::clone(&self.theta);
         let mut losses = Vec::new();
         for (number, window) in (0_u64..).zip(&self.work) {
@@ -107,11 +109,11 @@ impl<'a> Bench<'a> {
     }
 
     /// One model sees in every step the batches of all peers together.
-    async fn data_parallel(&self, shutdown: &Shutdown) -> anyhow::Result<Vec<f64>> {
-        let model = Model::start(self.run.manifest(), &self.settings.compute).await?;
+    async fn data_parallel(&self, bars: &MultiProgress, shutdown: &Shutdown) -> anyhow::Result<Vec<f64>> {
+        let model = Model::start(self.run.manifest(), &self.compute).await?;
         let theta = Arc::clone(&self.theta);
         model.call(move |trainer| trainer.load_parameters(theta.tensors())).await??;
-        let bar = self.bar("data-parallel AdamW");
+        let bar = self.bar(bars, "data-parallel AdamW");
         let mut losses = Vec::new();
         for (number, window) in (0_u64..).zip(&self.work) {
             let training = self.run.manifest().training.clone();
@@ -145,9 +147,9 @@ impl<'a> Bench<'a> {
         model.call(measure).await?
     }
 
-    fn bar(&self, name: &'static str) -> ProgressBar {
+    fn bar(&self, bars: &MultiProgress, name: &'static str) -> ProgressBar {
         let style = ProgressStyle::with_template("{prefix:>20} {bar:30} {pos}/{len} windows, {eta} left");
-        let bar = ProgressBar::new(self.work.len() as u64).with_prefix(name);
+        let bar = bars.add(ProgressBar::new(self.work.len() as u64).with_prefix(name));
         bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
     }
 }

@@ -27,7 +27,7 @@ pub async fn create(
 ) -> anyhow::Result<Signed<Manifest>> {
     let data = |file| RunKey::Data(file).to_string();
     let index = bucket
-        .get(&data(DataFile::Index), MAX_INDEX_BYTES as u64)
+        .get(&data(DataFile::Index), MAX_INDEX_BYTES)
         .await
         .context("the run's bucket has no data; write it with `brigade data prepare`")?;
     let dataset = DatasetIndex::from_json(&index.bytes)?;

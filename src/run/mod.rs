@@ -254,7 +254,7 @@ impl Run {
     /// When it is missing or another one than the manifest says.
     pub async fn dataset(&self) -> anyhow::Result<DatasetIndex> {
         let key = RunKey::Data(DataFile::Index).to_string();
-        let object = self.bucket.get(&key, brigade_protocol::MAX_INDEX_BYTES as u64).await?;
+        let object = self.bucket.get(&key, brigade_protocol::MAX_INDEX_BYTES).await?;
         expect_digest("data/dataset.json", self.manifest().dataset, Digest::of(&object.bytes))?;
         Ok(DatasetIndex::from_json(&object.bytes)?)
     }
