@@ -109,6 +109,8 @@ fn launch(
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        // All participants share this machine's cores: a thread that waits must not burn one.
+        .env("OMP_WAIT_POLICY", "PASSIVE")
         // A group of its own: Ctrl-C reaches us alone, and we stop the children in order.
         .process_group(0)
         .kill_on_drop(true)
