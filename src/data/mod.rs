@@ -18,6 +18,7 @@ mod source;
 mod table;
 mod text;
 mod tokenizer;
+mod words;
 mod writer;
 
 pub use cache::{Prefetch, ShardCache};
