@@ -123,7 +123,9 @@ impl Story {
     pub(super) fn whole_row(&self, window: u64, params: usize) -> Option<Row> {
         let known = self.windows.get(&window)?;
         let (accepted, _) = known.closed.as_ref()?;
-        let is_whole = known.evaluated.is_some() && known.passed.len() >= accepted.len();
+        // A miner that was started anew tells nothing of the window before; a later one ends the wait.
+        let is_past = self.windows.range(window + 1..).any(|(_, later)| later.closed.is_some());
+        let is_whole = is_past || (known.evaluated.is_some() && known.passed.len() >= accepted.len());
         is_whole.then(|| known.row(window, params)).flatten()
     }
 }

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use brigade_bucket::keys::RunKey;
 use brigade_bucket::{Bucket, BucketAddress, BucketOptions, Credentials};
-use brigade_protocol::{Envelope, Join, Member, Role};
+use brigade_protocol::{Envelope, Join, Role};
 use bytes::Bytes;
 
 use super::Run;
@@ -36,12 +36,11 @@ pub async fn ask(
     Ok(())
 }
 
-/// Opens a member's bucket with the key that it sealed to `identity`.
+/// Opens the bucket of a wish with the key that was sealed to `identity`.
 ///
 /// # Errors
 /// When the record, the sealed key or the address is unusable; the member's fault, not ours.
-pub fn open_bucket(identity: &Identity, member: &Member, options: BucketOptions) -> anyhow::Result<Bucket> {
-    let join = member.join.open_from::<Join>(&member.peer)?.record;
+pub fn open_bucket(identity: &Identity, join: &Join, options: BucketOptions) -> anyhow::Result<Bucket> {
     let sealed = BASE64.decode(&join.sealed_credentials).context("the sealed key is no base64")?;
     let credentials: Credentials = serde_json::from_slice(&identity.open(&sealed)?)
         // serde's message might quote the secret.

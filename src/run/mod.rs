@@ -29,6 +29,24 @@ use bytes::Bytes;
 
 use crate::shutdown::Shutdown;
 
+/// A record of one window of one run.
+pub trait OfWindow: Record {
+    /// The run and the window that it is about.
+    fn place(&self) -> (Digest, u64);
+}
+
+macro_rules! of_window {
+    ($($record:ty),*) => {$(
+        impl OfWindow for $record {
+            fn place(&self) -> (Digest, u64) {
+                (self.run, self.window)
+            }
+        }
+    )*};
+}
+
+of_window!(Open, Cutoff, Verdict, Close);
+
 /// A run whose manifest has been checked against its id.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -129,9 +147,13 @@ impl Run {
     ///
     /// # Errors
     /// [`crate::shutdown::Stopped`], or those of [`Run::record`] that a later try would not cure.
-    pub async fn wait_for<R: Record>(&self, key: &RunKey, shutdown: &Shutdown) -> anyhow::Result<Signed<R>> {
+    pub async fn wait_for<R: OfWindow>(
+        &self,
+        key: &RunKey,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<Signed<R>> {
         loop {
-            match self.record(key).await {
+            match self.of_window(key).await {
                 Ok(Some(record)) => return Ok(record),
                 Ok(None) => {}
                 Err(error) if is_transient(&error) => tracing::warn!("{error:#}; trying again"),
@@ -145,17 +167,20 @@ impl Run {
     ///
     /// # Errors
     /// When the store fails, or what lies there is not the aggregator's.
-    pub async fn create<R: Record>(
+    pub async fn create<R: OfWindow>(
         &self,
         key: &RunKey,
         record: R,
         signer: &SigningKey,
     ) -> anyhow::Result<Signed<R>> {
         let (envelope, signed) = Envelope::sign(record, signer)?;
-        match self.bucket.create(&key.to_string(), Bytes::from(envelope.to_bytes())).await? {
+        let bytes = envelope.to_bytes();
+        // A record that no reader accepts would stop the run for good.
+        anyhow::ensure!(bytes.len() as u64 <= R::MAX_BYTES, "{key} would have {} bytes", bytes.len());
+        match self.bucket.create(&key.to_string(), Bytes::from(bytes)).await? {
             Creation::Created(_) => Ok(signed),
             Creation::AlreadyExists => {
-                self.record(key).await?.with_context(|| format!("{key} exists and cannot be read"))
+                self.of_window(key).await?.with_context(|| format!("{key} exists and cannot be read"))
             }
         }
     }
@@ -165,8 +190,7 @@ impl Run {
     /// # Errors
     /// When the store fails, or the record is for something else.
     pub async fn open(&self, window: u64) -> anyhow::Result<Option<Signed<Open>>> {
-        let open = self.record::<Open>(&RunKey::Open(window)).await?;
-        self.expect_window(open, window, |open| (open.run, open.window))
+        self.of_window(&RunKey::Open(window)).await
     }
 
     /// The cutoff of `window`, if it is there.
@@ -174,8 +198,7 @@ impl Run {
     /// # Errors
     /// As [`Run::open`].
     pub async fn cutoff(&self, window: u64) -> anyhow::Result<Option<Signed<Cutoff>>> {
-        let cutoff = self.record::<Cutoff>(&RunKey::Cutoff(window)).await?;
-        self.expect_window(cutoff, window, |cutoff| (cutoff.run, cutoff.window))
+        self.of_window(&RunKey::Cutoff(window)).await
     }
 
     /// The verdict of `window`, if it is there.
@@ -183,8 +206,7 @@ impl Run {
     /// # Errors
     /// As [`Run::open`].
     pub async fn verdict(&self, window: u64) -> anyhow::Result<Option<Signed<Verdict>>> {
-        let verdict = self.record::<Verdict>(&RunKey::Verdict(window)).await?;
-        self.expect_window(verdict, window, |verdict| (verdict.run, verdict.window))
+        self.of_window(&RunKey::Verdict(window)).await
     }
 
     /// The close of `window`, if it is there.
@@ -192,24 +214,18 @@ impl Run {
     /// # Errors
     /// As [`Run::open`].
     pub async fn close(&self, window: u64) -> anyhow::Result<Option<Signed<Close>>> {
-        let close = self.record::<Close>(&RunKey::Close(window)).await?;
-        self.expect_window(close, window, |close| (close.run, close.window))
+        self.of_window(&RunKey::Close(window)).await
     }
 
-    /// A record that is moved to another key must not pass for the one that belongs there.
-    fn expect_window<R>(
-        &self,
-        record: Option<Signed<R>>,
-        window: u64,
-        says: impl Fn(&R) -> (Digest, u64),
-    ) -> anyhow::Result<Option<Signed<R>>> {
+    /// Reads the aggregator's record at `key`. One that was moved there from another key must not pass for it.
+    async fn of_window<R: OfWindow>(&self, key: &RunKey) -> anyhow::Result<Option<Signed<R>>> {
+        let record = self.record::<R>(key).await?;
         if let Some(signed) = &record {
-            let said = says(&signed.record);
+            let (run, window) = signed.record.place();
             anyhow::ensure!(
-                said == (self.id(), window),
-                "a record of run {} window {} lies where that of window {window} belongs",
-                said.0.short(),
-                said.1
+                run == self.id() && Some(window) == key.window(),
+                "{key} holds a record of run {} window {window}",
+                run.short()
             );
         }
         Ok(record)
@@ -270,8 +286,10 @@ fn code_bits(bits: u32) -> brigade_codec::CodeBits {
 
 /// Whether a later try may succeed.
 pub fn is_transient(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<brigade_bucket::BucketError>())
-        .any(brigade_bucket::BucketError::is_transient)
+    error.chain().any(|cause| {
+        let bucket = cause.downcast_ref::<brigade_bucket::BucketError>();
+        // The shard cache speaks to the store directly; what it cannot fetch now may be there later.
+        bucket.is_some_and(brigade_bucket::BucketError::is_transient)
+            || matches!(cause.downcast_ref(), Some(crate::data::DataError::Store { .. }))
+    })
 }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use brigade_protocol::{Close, Digest, Open, Parameters, Signed};
+use brigade_protocol::checks::expect_digest;
+use brigade_protocol::{Checkpoint, Close, Digest, Open, Parameters, Signed};
 
 use super::{Run, checkpoint};
 use crate::events::Event;
@@ -40,17 +41,33 @@ impl From<Desynchronised> for Event {
 }
 
 impl Replica {
-    /// θ of the newest checkpoint.
+    /// θ of the newest checkpoint and every delta since.
     ///
     /// # Errors
-    /// When there is none, or it is not what was signed.
-    pub async fn from_checkpoint(run: &Run) -> anyhow::Result<Self> {
-        let checkpoint = checkpoint::latest(run).await?.record;
-        let theta = Arc::new(checkpoint::fetch_theta(run, &checkpoint).await?);
+    /// [`Desynchronised`], or when there is no checkpoint or the store fails.
+    pub async fn newest(run: &Run) -> anyhow::Result<Self> {
+        let mut replica = Self::from_checkpoint(run, &checkpoint::latest(run).await?.record).await?;
+        replica.catch_up(run).await?;
+        Ok(replica)
+    }
+
+    /// θ of a checkpoint.
+    ///
+    /// # Errors
+    /// When it is not what was signed, or not what the window before led to.
+    pub async fn from_checkpoint(run: &Run, checkpoint: &Checkpoint) -> anyhow::Result<Self> {
+        let theta = Arc::new(checkpoint::fetch_theta(run, checkpoint).await?);
         let window = checkpoint.window;
         let previous_seed = match window.checked_sub(1) {
-            None => run.id(),
+            None => {
+                let promised = run.manifest().initial_state_root;
+                expect_digest("first checkpoint", promised, checkpoint.state_root)?;
+                run.id()
+            }
             Some(before) => {
+                let close = run.close(before).await?;
+                let close = close.with_context(|| format!("window {before} has no close record"))?.record;
+                expect_digest("checkpoint", close.state_root, checkpoint.state_root)?;
                 let open = run.open(before).await?;
                 open.with_context(|| format!("window {before} has no open record"))?.record.seed
             }
@@ -62,13 +79,22 @@ impl Replica {
     ///
     /// # Errors
     /// [`Desynchronised`], or when the store fails.
-    pub async fn catch_up(&mut self, run: &Run) -> anyhow::Result<()> {
+    async fn catch_up(&mut self, run: &Run) -> anyhow::Result<()> {
         while let Some(close) = run.close(self.window).await? {
             let open = run.open(self.window).await?;
             let open = open.with_context(|| format!("window {} is closed but not open", self.window))?;
             self.follow(run, &open, &close).await?;
         }
         Ok(())
+    }
+
+    /// Whether `open` is the opening of the window that comes next, on this very θ.
+    ///
+    /// # Errors
+    /// [`Desynchronised`].
+    pub fn expect_open(&self, open: &Signed<Open>) -> Result<(), Desynchronised> {
+        let (window, expected, found) = (self.window, open.record.state_root, self.state_root);
+        if found == expected { Ok(()) } else { Err(Desynchronised { window, expected, found }) }
     }
 
     /// Applies one close, fetching its delta.

@@ -32,7 +32,7 @@ pub struct Join {
 
 impl Record for Join {
     const TYPE: &'static str = "application/vnd.brigade.join+json";
-    const MAX_BYTES: u64 = 64 << 10;
+    const MAX_BYTES: u64 = 16 << 10;
 }
 
 /// A participant as the roster knows it.
@@ -64,6 +64,9 @@ pub struct Roster {
 impl Roster {
     /// The largest roster that is read, in bytes.
     pub const MAX_BYTES: u64 = 64 << 20;
+
+    /// The most members that are ever admitted: with the longest wishes they still make a roster that can be read.
+    pub const MAX_MEMBERS: usize = 2500;
 
     /// The miners that windows wait for, in order.
     pub fn active_miners(&self) -> impl Iterator<Item = &Member> {

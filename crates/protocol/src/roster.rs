@@ -32,6 +32,11 @@ impl Applicant {
         Ok(Self { envelope, join })
     }
 
+    /// The wish.
+    pub fn join(&self) -> &Join {
+        &self.join.record
+    }
+
     /// Who wants to join.
     pub fn peer(&self) -> PeerId {
         self.join.signer
@@ -57,15 +62,17 @@ impl Roster {
             }
         }
         for applicant in applicants {
-            next.admit(applicant, windows.max_peers as usize);
+            next.admit(applicant, windows.max_peers as usize, windows.evict_after);
         }
         next
     }
 
-    fn admit(&mut self, applicant: Applicant, max_peers: usize) {
+    /// Takes a wish in. A known member keeps its absences: a wish a window would otherwise hold every window to its
+    /// deadline. One that was evicted comes back on trial, and goes again with its next absence.
+    fn admit(&mut self, applicant: Applicant, max_peers: usize, evict_after: u32) {
         let Applicant { envelope, join } = applicant;
         let has_room = join.record.role == Role::Validator || self.active_miners().count() < max_peers;
-        let member = Member {
+        let mut member = Member {
             peer: join.signer,
             role: join.record.role,
             join: envelope,
@@ -76,8 +83,12 @@ impl Roster {
         match self.members.binary_search_by_key(&join.signer, |member| member.peer) {
             // The lobby keeps old wishes; only a new one counts.
             Ok(at) if self.members[at].join_digest == join.digest => {}
-            Ok(at) if self.members[at].active || has_room => self.members[at] = member,
-            Err(at) if has_room => self.members.insert(at, member),
+            Ok(at) if self.members[at].active || has_room => {
+                let known = &mut self.members[at];
+                member.missed = if known.active { known.missed } else { evict_after.saturating_sub(1) };
+                *known = member;
+            }
+            Err(at) if has_room && self.members.len() < Self::MAX_MEMBERS => self.members.insert(at, member),
             Ok(_) | Err(_) => {}
         }
     }
@@ -153,7 +164,25 @@ mod tests {
         assert!(!roster.admits(&two));
         roster = roster.next(&manifest.record, Some(&close(&[1])), wishes(9));
         assert!(roster.admits(&two));
-        assert_eq!(roster.member(&two).unwrap().missed, 0);
+        // On trial: the next absence evicts it, its work makes it a member like any other.
+        assert_eq!(roster.member(&two).unwrap().missed, 1);
+        let absent = roster.next(&manifest.record, Some(&close(&[1])), wishes(9));
+        assert!(!absent.admits(&two));
+        let present = roster.next(&manifest.record, Some(&close(&[1, 2])), wishes(9));
+        assert_eq!(present.member(&two).unwrap().missed, 0);
+    }
+
+    #[test]
+    fn a_new_wish_in_every_window_does_not_hide_absences() {
+        let manifest = signed_manifest();
+        let mut roster = Roster::default().next(&manifest.record, None, vec![applicant(2, 0, &manifest)]);
+        for at in 1..3 {
+            roster = roster.next(&manifest.record, Some(&close(&[])), vec![applicant(2, at, &manifest)]);
+        }
+        let two = SigningKey::from_seed(&[2; 32]).peer_id();
+        assert_eq!(roster.member(&two).unwrap().missed, 1, "evicted, and back on trial with its newest wish");
+        let roster = roster.next(&manifest.record, Some(&close(&[])), Vec::new());
+        assert!(!roster.admits(&two));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use brigade_bucket::{Bucket, BucketError, Creation, Pin};
 use brigade_codec::{Update, max_update_bytes};
 use brigade_protocol::checks::Expected;
 use brigade_protocol::{
-    Exclusion, Member, Open, PeerId, Pinned, Reason, Receipt, Record as _, Signed, Timestamp,
+    Exclusion, Join, Member, Open, PeerId, Pinned, Reason, Receipt, Record as _, Signed, Timestamp,
 };
 use bytes::Bytes;
 
@@ -15,7 +15,13 @@ use super::Aggregator;
 use crate::run::lobby;
 
 /// A store may be slow to show what was written in time.
-const GRACE: Duration = Duration::from_secs(2);
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// What a bucket may take beyond the transfer itself.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// The slowest bucket that is still waited for after the deadline.
+const SLOWEST_BYTES_PER_SECOND: u64 = 4 << 20;
 
 impl Aggregator {
     /// Waits for `member`'s receipt until the deadline, then checks and mirrors what it promises.
@@ -28,27 +34,31 @@ impl Aggregator {
         member: &Member,
     ) -> anyhow::Result<Result<Pinned, Exclusion>> {
         let peer = member.peer;
-        let window = open.record.window;
         if let Some(pinned) = self.mirrored(open, peer).await? {
             return Ok(Ok(pinned));
         }
-        let bucket = match lobby::open_bucket(&self.identity, member, self.peer_options.clone()) {
+        let join = member.join.open_from::<Join>(&peer).map_err(anyhow::Error::from);
+        let bucket =
+            join.and_then(|join| lobby::open_bucket(&self.identity, &join.record, self.peer_options.clone()));
+        let bucket = match bucket {
             Ok(bucket) => bucket,
             Err(error) => return Ok(Err(Exclusion::new(peer, Reason::Unavailable, format!("{error:#}")))),
         };
-        let found = match self.receipt(&bucket, open, peer).await? {
-            Ok(found) => found,
-            Err(exclusion) => return Ok(Err(exclusion)),
-        };
-        let update = match self.update(&bucket, open, peer, &found.receipt).await {
-            Ok(update) => update,
-            Err(exclusion) => return Ok(Err(exclusion)),
-        };
-        self.mirror(window, peer, &update.bytes, &found).await.map(|mirrored| {
-            mirrored.then(|| pinned(peer, &found, update.etag)).ok_or_else(|| {
-                Exclusion::new(peer, Reason::Unavailable, "the update changed after it was first read")
-            })
-        })
+        let now = self.now().await?;
+        let patience = open.record.deadline.max(now).since(now) + self.grace();
+        match tokio::time::timeout(patience, self.fetch(&bucket, open, peer)).await {
+            Ok(Ok(Ok(fetched))) => self.mirror(open, peer, fetched).await,
+            Ok(Ok(Err(exclusion))) => Ok(Err(exclusion)),
+            Ok(Err(error)) => Err(error),
+            // One slow bucket must not hold up everybody else's window.
+            Err(_) => Ok(Err(Exclusion::new(peer, Reason::Unavailable, "its bucket is too slow"))),
+        }
+    }
+
+    /// How long after the deadline the last update may still be on its way from its bucket.
+    fn grace(&self) -> Duration {
+        let most = max_update_bytes(self.run.layout(), &self.run.codec());
+        GRACE + Duration::from_secs(most / SLOWEST_BYTES_PER_SECOND)
     }
 
     fn expected<'a>(&self, open: &'a Signed<Open>, key: &'a str) -> Expected<'a> {
@@ -68,98 +78,123 @@ impl Aggregator {
         let received_at = object.meta.last_modified.min(open.record.deadline);
         let receipt = self.expected(open, &update_key).check(peer, &object.bytes, received_at);
         let receipt = receipt.map_err(|exclusion| anyhow::anyhow!("{key}: {}", exclusion.detail))?;
-        let found = Found { receipt, bytes: object.bytes, received_at };
-        Ok(Some(pinned(peer, &found, String::new())))
+        Ok(Some(pinned(peer, &receipt, received_at, String::new())))
     }
 
-    /// Looks for the receipt until it is there or the deadline has passed.
-    async fn receipt(
+    /// Looks for receipt and update until both are there or the deadline has passed.
+    async fn fetch(
         &self,
         bucket: &Bucket,
         open: &Signed<Open>,
         peer: PeerId,
-    ) -> anyhow::Result<Result<Found, Exclusion>> {
-        let window = open.record.window;
-        let key = PeerKey::new(self.run.id(), window, PeerFile::Receipt).to_string();
-        let update_key = PeerKey::new(self.run.id(), window, PeerFile::Update).to_string();
-        let mut missing = Exclusion::new(peer, Reason::Missing, "no receipt at the deadline");
+    ) -> anyhow::Result<Result<Fetched, Exclusion>> {
+        let mut last = Exclusion::new(peer, Reason::Missing, "no receipt at the deadline");
         loop {
             // The time is taken before the look: what was written before the deadline is seen.
-            let is_last = self.now().await? > open.record.deadline.plus(GRACE);
-            match bucket.try_get(&key, Receipt::MAX_BYTES).await {
-                Ok(Some(object)) => {
-                    let received_at = object.meta.last_modified;
-                    let checked = self.expected(open, &update_key).check(peer, &object.bytes, received_at);
-                    return Ok(checked.map(|receipt| Found { receipt, bytes: object.bytes, received_at }));
-                }
+            let is_last = self.now().await? > open.record.deadline.plus(SETTLE);
+            match self.look(bucket, open, peer).await {
+                Ok(Some(fetched)) => return Ok(Ok(fetched)),
                 Ok(None) => {}
-                Err(error) => missing.detail = Exclusion::new(peer, missing.reason, &error).detail,
+                Err(Refusal::Now(exclusion)) => return Ok(Err(exclusion)),
+                Err(Refusal::Perhaps(exclusion)) => last = exclusion,
             }
             if is_last {
-                return Ok(Err(missing));
+                return Ok(Err(last));
             }
             self.shutdown.or(tokio::time::sleep(self.poll)).await?;
         }
     }
 
-    /// Fetches the update that the receipt promises and puts it through the decoder.
-    async fn update(
+    /// One look at a peer's bucket: the receipt through the fast checks, the update through the decoder.
+    async fn look(
         &self,
         bucket: &Bucket,
         open: &Signed<Open>,
         peer: PeerId,
-        receipt: &Signed<Receipt>,
-    ) -> Result<Fetched, Exclusion> {
+    ) -> Result<Option<Fetched>, Refusal> {
+        let window = open.record.window;
+        let key = |file| PeerKey::new(self.run.id(), window, file).to_string();
+        let missing = |error| Refusal::Perhaps(Exclusion::new(peer, Reason::Missing, error));
+        let receipt = bucket.try_get(&key(PeerFile::Receipt), Receipt::MAX_BYTES).await.map_err(missing)?;
+        let Some(object) = receipt else { return Ok(None) };
+        let received_at = object.meta.last_modified;
+        let update_key = key(PeerFile::Update);
+        let checked = self.expected(open, &update_key).check(peer, &object.bytes, received_at);
+        let receipt = checked.map_err(Refusal::Now)?;
         let promised = &receipt.record.update;
-        let unavailable = |error: BucketError| Exclusion::new(peer, Reason::Unavailable, error);
+        let unavailable = |error: BucketError| {
+            let exclusion = Exclusion::new(peer, Reason::Unavailable, &error);
+            if error.is_transient() { Refusal::Perhaps(exclusion) } else { Refusal::Now(exclusion) }
+        };
         let meta = bucket.head(&promised.key).await.map_err(unavailable)?;
-        let etag = meta
-            .ok_or_else(|| Exclusion::new(peer, Reason::Unavailable, "the receipt names no object"))?
-            .etag;
+        let absent =
+            || Refusal::Now(Exclusion::new(peer, Reason::Unavailable, "the receipt names no object"));
+        let etag = meta.ok_or_else(absent)?.etag;
         let pin = Pin { etag: Some(etag.clone()), sha256: promised.sha256, size: promised.size };
-        let bytes = bucket.get_pinned(&promised.key, &pin).await.map_err(unavailable)?;
+        let update = bucket.get_pinned(&promised.key, &pin).await.map_err(unavailable)?;
         let binding = self.run.binding(&open.record, &peer);
-        Update::parse(bytes.clone(), self.run.layout(), &self.run.codec(), &binding)
-            .map_err(|error| Exclusion::new(peer, Reason::Malformed, error))?;
-        Ok(Fetched { bytes, etag })
+        let (layout, codec, bytes) = (self.run.layout(), self.run.codec(), update.clone());
+        tokio::task::block_in_place(|| Update::parse(bytes, layout, &codec, &binding))
+            .map_err(|error| Refusal::Now(Exclusion::new(peer, Reason::Malformed, error)))?;
+        Ok(Some(Fetched { receipt, receipt_bytes: object.bytes, received_at, update, etag }))
     }
 
-    /// Copies update and receipt into the run's bucket. Says no when another update of that peer is there: the
-    /// peer has shown two faces.
-    async fn mirror(&self, window: u64, peer: PeerId, update: &Bytes, found: &Found) -> anyhow::Result<bool> {
+    /// Copies update and receipt into the run's bucket. Refuses when another update of that peer is there: the peer has
+    /// shown two faces.
+    async fn mirror(
+        &self,
+        open: &Signed<Open>,
+        peer: PeerId,
+        fetched: Fetched,
+    ) -> anyhow::Result<Result<Pinned, Exclusion>> {
+        let window = open.record.window;
         let bucket = self.run.bucket();
         let key = RunKey::Update { window, peer }.to_string();
-        if let Creation::AlreadyExists = bucket.create(&key, update.clone()).await? {
-            let promised = &found.receipt.record.update;
+        if let Creation::AlreadyExists = bucket.create(&key, fetched.update.clone()).await? {
+            let promised = &fetched.receipt.record.update;
             let pin = Pin { etag: None, sha256: promised.sha256, size: promised.size };
-            if bucket.get_pinned(&key, &pin).await.is_err() {
-                return Ok(false);
+            match bucket.get_pinned(&key, &pin).await {
+                Ok(_) => {}
+                Err(BucketError::SizeMismatch { .. } | BucketError::DigestMismatch { .. }) => {
+                    let detail = "the update changed after it was first read";
+                    return Ok(Err(Exclusion::new(peer, Reason::Unavailable, detail)));
+                }
+                Err(error) => return Err(error.into()),
             }
         }
-        bucket.create(&RunKey::Receipt { window, peer }.to_string(), found.bytes.clone()).await?;
-        Ok(true)
+        let receipt = RunKey::Receipt { window, peer }.to_string();
+        if let Creation::AlreadyExists = bucket.create(&receipt, fetched.receipt_bytes.clone()).await? {
+            // Another aggregator was faster, perhaps with another receipt; what is mirrored is what counts.
+            let mirrored = self.mirrored(open, peer).await?;
+            return Ok(Ok(mirrored.unwrap_or_else(|| fetched.pinned(peer))));
+        }
+        Ok(Ok(fetched.pinned(peer)))
     }
 }
 
-/// A receipt that passed the checks.
-struct Found {
-    receipt: Signed<Receipt>,
-    bytes: Bytes,
-    received_at: Timestamp,
+/// Why a look at a peer's bucket brought nothing that counts.
+enum Refusal {
+    /// Nothing that the peer does later can mend it.
+    Now(Exclusion),
+    /// A later look may find it.
+    Perhaps(Exclusion),
 }
 
-/// An update that passed the decoder.
+/// A receipt that passed the checks, and an update that passed the decoder.
 struct Fetched {
-    bytes: Bytes,
+    receipt: Signed<Receipt>,
+    receipt_bytes: Bytes,
+    received_at: Timestamp,
+    update: Bytes,
     etag: String,
 }
 
-fn pinned(peer: PeerId, found: &Found, etag: String) -> Pinned {
-    Pinned {
-        peer,
-        update: found.receipt.record.update.clone(),
-        etag,
-        receipt: found.receipt.digest,
-        received_at: found.received_at,
+impl Fetched {
+    fn pinned(&self, peer: PeerId) -> Pinned {
+        pinned(peer, &self.receipt, self.received_at, self.etag.clone())
     }
+}
+
+fn pinned(peer: PeerId, receipt: &Signed<Receipt>, received_at: Timestamp, etag: String) -> Pinned {
+    Pinned { peer, update: receipt.record.update.clone(), etag, receipt: receipt.digest, received_at }
 }

@@ -93,7 +93,14 @@ impl Aggregator {
             // A step that failed may have left θ half changed, so it is never gone on with.
             let mut state = match held.take() {
                 Some(state) => state,
-                None => self.restore().await?,
+                None => match self.restore().await {
+                    Ok(state) => state,
+                    Err(error) if is_transient(&error) => {
+                        self.pause(&error).await?;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
             };
             let window = state.replica.window;
             if self.run.manifest().windows.is_over(window) {
@@ -102,13 +109,15 @@ impl Aggregator {
             }
             match self.window(&mut state).await {
                 Ok(()) => held = Some(state),
-                Err(error) if is_transient(&error) => {
-                    self.reporter.tell(Event::Warning { message: format!("{error:#}; trying again") });
-                    self.shutdown.or(tokio::time::sleep(self.poll)).await?;
-                }
+                Err(error) if is_transient(&error) => self.pause(&error).await?,
                 Err(error) => self.reporter.tell(error.downcast::<Desynchronised>()?.into()),
             }
         }
+    }
+
+    async fn pause(&self, error: &anyhow::Error) -> anyhow::Result<()> {
+        self.reporter.tell(Event::Warning { message: format!("{error:#}; trying again") });
+        Ok(self.shutdown.or(tokio::time::sleep(self.poll)).await?)
     }
 
     async fn restore(&self) -> anyhow::Result<State> {

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::Aggregator;
 use super::state::State;
 use crate::events::Event;
+use crate::run::{is_transient, lobby};
 
 /// Wishes that are looked at in one window. Beyond this somebody floods the lobby.
 const MAX_APPLICANTS: usize = 4096;
@@ -38,6 +39,11 @@ impl Aggregator {
         let roster = self.wait_for_miners(window, &base, last_close).await?;
         let bytes = serde_json::to_vec(&roster)?;
         let digest = Digest::of(&bytes);
+        anyhow::ensure!(
+            bytes.len() as u64 <= Roster::MAX_BYTES,
+            "the roster would have {} bytes",
+            bytes.len()
+        );
         // Named by its content: whoever wrote it first wrote the same.
         let key = RunKey::Roster(digest).to_string();
         self.run.bucket().create(&key, Bytes::from(bytes)).await?;
@@ -104,7 +110,15 @@ impl Aggregator {
             let known = seen.get(&object.key).filter(|(etag, _)| *etag == object.etag);
             let applicant = match known {
                 Some((_, applicant)) => applicant.clone(),
-                None => self.applicant(&object.key).await,
+                None => match self.applicant(&object.key).await {
+                    Ok(applicant) => Some(applicant),
+                    // Not remembered: the next look may see it.
+                    Err(error) if is_transient(&error) => continue,
+                    Err(error) => {
+                        tracing::warn!(key = object.key, "wish refused: {error:#}");
+                        None
+                    }
+                },
             };
             seen.insert(object.key, (object.etag, applicant.clone()));
             applicants.extend(applicant);
@@ -112,15 +126,16 @@ impl Aggregator {
         Ok(applicants)
     }
 
-    /// A wish, unless it is none; a stranger's nonsense stops nobody else.
-    async fn applicant(&self, key: &str) -> Option<Applicant> {
-        let checked = async {
-            let RunKey::Lobby(peer) = key.parse::<RunKey>()? else { anyhow::bail!("not a key of the lobby") };
-            let bytes = self.run.bucket().get(key, Join::MAX_BYTES).await?.bytes;
-            let applicant = Applicant::check(&bytes, self.run.signed_manifest())?;
-            anyhow::ensure!(applicant.peer() == peer, "signed by {}", applicant.peer().short());
-            Ok(applicant)
-        };
-        checked.await.inspect_err(|error: &anyhow::Error| tracing::warn!(key, "wish refused: {error:#}")).ok()
+    /// A wish that can be followed.
+    ///
+    /// # Errors
+    /// Why not; a stranger's nonsense stops nobody else.
+    async fn applicant(&self, key: &str) -> anyhow::Result<Applicant> {
+        let RunKey::Lobby(peer) = key.parse::<RunKey>()? else { anyhow::bail!("not a key of the lobby") };
+        let bytes = self.run.bucket().get(key, Join::MAX_BYTES).await?.bytes;
+        let applicant = Applicant::check(&bytes, self.run.signed_manifest())?;
+        anyhow::ensure!(applicant.peer() == peer, "signed by {}", applicant.peer().short());
+        lobby::open_bucket(&self.identity, applicant.join(), self.peer_options.clone())?;
+        Ok(applicant)
     }
 }

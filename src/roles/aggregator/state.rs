@@ -7,13 +7,14 @@ use anyhow::Context as _;
 use brigade_bucket::keys::RunKey;
 use brigade_bucket::{Creation, Pin};
 use brigade_codec::{Delta, Update};
+use brigade_protocol::checks::expect_digest;
 use brigade_protocol::{Close, Cutoff, Digest, ObjectPin, Open, Parameters, PeerId, Share, Signed, Verdict};
 use bytes::Bytes;
 
 use super::Aggregator;
 use crate::events::Event;
 use crate::run::replica::Replica;
-use crate::run::{Run, checkpoint};
+use crate::run::{Run, checkpoint, is_transient};
 
 /// What the aggregator holds between windows. All of it can be made again from the run's bucket.
 pub(super) struct State {
@@ -26,22 +27,29 @@ pub(super) struct State {
 impl State {
     /// The state after the last closed window: that of the newest checkpoint, and every merge since done again.
     pub(super) async fn restore(run: &Run) -> anyhow::Result<Self> {
-        let replica = Replica::from_checkpoint(run).await?;
         let record = checkpoint::latest(run).await?.record;
-        anyhow::ensure!(
-            record.window == replica.window,
-            "a checkpoint appeared while reading one; start again"
-        );
+        let replica = Replica::from_checkpoint(run, &record).await?;
         let error_feedback = checkpoint::fetch_error_feedback(run, &record).await?;
         let mut state = Self { replica, error_feedback };
         while let Some(close) = run.close(state.replica.window).await? {
             let window = state.replica.window;
             let open = run.open(window).await?.context("closed but not open")?;
             let updates = mirrored(run, &open, &close.record).await?;
-            state.merge(run, &open, &close.record.accepted, &updates)?;
+            let merged = state.merge(run, &open, &close.record.accepted, &updates)?;
+            anyhow::ensure!(
+                merged.is_some() == close.record.delta.is_some(),
+                "close {window} contradicts itself"
+            );
             state.replica.advance(&open, &close)?;
+            state.expect_error_feedback(&close)?;
         }
         Ok(state)
+    }
+
+    /// The error feedback decides about later deltas, so it must be what everybody else would compute.
+    fn expect_error_feedback(&self, close: &Signed<Close>) -> anyhow::Result<()> {
+        let (promised, found) = (close.record.error_feedback_root, self.error_feedback.root());
+        Ok(expect_digest("error feedback after the window", promised, found)?)
     }
 
     /// The outer step: merges `updates` by `shares` and applies the delta to θ. Returns the delta's bytes.
@@ -132,6 +140,7 @@ impl Aggregator {
         self.fence.check().await?;
         let close = self.run.create(&RunKey::Close(window), close, self.identity.signing()).await?;
         state.replica.advance(open, &close)?;
+        state.expect_error_feedback(&close)?;
         self.tell_closed(&close.record);
         Ok(())
     }
@@ -142,9 +151,14 @@ impl Aggregator {
         let pin = ObjectPin { key, size: bytes.len() as u64, sha256: Digest::of(&bytes) };
         self.fence.check().await?;
         if let Creation::AlreadyExists = self.run.bucket().create(&pin.key, Bytes::from(bytes)).await? {
-            self.run.pinned(&pin).await.context(
-                "another delta lies there than the verdict leads to; an aggregator's hardware or program is faulty",
-            )?;
+            if let Err(error) = self.run.pinned(&pin).await {
+                if is_transient(&error) {
+                    return Err(error);
+                }
+                return Err(error.context(
+                    "another delta lies there than the verdict leads to; an aggregator's hardware or program is faulty",
+                ));
+            }
         }
         Ok(pin)
     }

@@ -1,13 +1,14 @@
 //! The verdict: all validators' scores, combined. It determines the delta.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use brigade_bucket::Bucket;
 use brigade_bucket::keys::{PeerFile, PeerKey, RunKey};
 use brigade_codec::Update;
 use brigade_protocol::merge::{self, Candidate};
 use brigade_protocol::{
-    Cutoff, Envelope, Exclusion, Member, PeerId, Record as _, Role, Roster, Scores, Signed, Timestamp,
+    Cutoff, Envelope, Exclusion, Join, Member, PeerId, Record as _, Role, Roster, Scores, Signed, Timestamp,
     Verdict,
 };
 use futures::future::try_join_all;
@@ -15,6 +16,9 @@ use futures::future::try_join_all;
 use super::Aggregator;
 use crate::events::Event;
 use crate::run::lobby;
+
+/// What the last look at a validator's bucket may take.
+const LAST_LOOK: Duration = Duration::from_secs(30);
 
 impl Aggregator {
     /// Waits for the validators and combines their scores, or adopts the verdict that is there.
@@ -68,19 +72,25 @@ impl Aggregator {
         member: &Member,
         until: Timestamp,
     ) -> anyhow::Result<Option<(Envelope, Signed<Scores>)>> {
-        let bucket = match lobby::open_bucket(&self.identity, member, self.peer_options.clone()) {
+        let join = member.join.open_from::<Join>(&member.peer).map_err(anyhow::Error::from);
+        let bucket =
+            join.and_then(|join| lobby::open_bucket(&self.identity, &join.record, self.peer_options.clone()));
+        let bucket = match bucket {
             Ok(bucket) => bucket,
             Err(error) => return Ok(self.silent(member, &error)),
         };
         let key = PeerKey::new(self.run.id(), cutoff.record.window, PeerFile::Scores).to_string();
+        let mut error = anyhow::anyhow!("no scores in time");
         loop {
-            let is_last = self.now().await? > until;
-            let error = match look(&bucket, &key, cutoff, member).await {
-                Ok(Some(scores)) => return Ok(Some(scores)),
-                Ok(None) => anyhow::anyhow!("no scores in time"),
-                Err(error) => error,
-            };
-            if is_last {
+            let now = self.now().await?;
+            let patience = until.max(now).since(now) + LAST_LOOK;
+            match tokio::time::timeout(patience, look(&bucket, &key, cutoff, member)).await {
+                Ok(Ok(Some(scores))) => return Ok(Some(scores)),
+                Ok(Ok(None)) => {}
+                Ok(Err(problem)) => error = problem,
+                Err(_) => error = anyhow::anyhow!("its bucket is too slow"),
+            }
+            if now > until {
                 return Ok(self.silent(member, &error));
             }
             tokio::time::sleep(self.poll).await;

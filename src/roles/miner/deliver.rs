@@ -100,9 +100,9 @@ impl Miner {
             return Ok(());
         };
         let close = self.run.close(sent.window).await?.context("a window before this one is not closed")?;
-        sent.settled = true;
         if is_merged(&close, self) {
             // e is as it was saved; after a restart this comes to the same again.
+            sent.settled = true;
             return Ok(());
         }
         let open = self.run.open(sent.window).await?.context("closed but not open")?;
@@ -112,6 +112,7 @@ impl Miner {
         {
             update.add_scaled_into(1.0, sent.error_feedback.tensors_mut())?;
         }
+        sent.settled = true;
         self.store.save(sent)
     }
 }

@@ -86,7 +86,7 @@ impl Miner {
                 Some(replica) => replica,
                 None => match self.sync().await {
                     Ok(replica) => replica,
-                    Err(error) if is_transient(&error) => {
+                    Err(error) if is_transient(&error) || error.is::<Desynchronised>() => {
                         self.pause(&error).await?;
                         continue;
                     }
@@ -99,7 +99,11 @@ impl Miner {
             }
             match self.window(&mut replica, &mut state).await {
                 Ok(()) => held = Some(replica),
-                Err(error) if is_transient(&error) => self.pause(&error).await?,
+                Err(error) if is_transient(&error) => {
+                    // θ changes only once everything for it is there, so it is still good.
+                    held = Some(replica);
+                    self.pause(&error).await?;
+                }
                 Err(error) => self.reporter.tell(error.downcast::<Desynchronised>()?.into()),
             }
         }
@@ -114,14 +118,24 @@ impl Miner {
         lobby::ask(&self.run, &self.identity, Role::Miner, &self.address, &self.reader).await
     }
 
+    /// Asks again when the window before this one was one absence too many. Waiting for the next opening to learn of it
+    /// could be for ever: without enough miners there is none.
+    async fn renew_wish(&self, window: u64) -> anyhow::Result<()> {
+        let Some(before) = window.checked_sub(1) else { return Ok(()) };
+        let (Some(open), Some(close)) = (self.run.open(before).await?, self.run.close(before).await?) else {
+            return Ok(());
+        };
+        let roster = self.run.roster(&open.record.roster).await?;
+        let evict_after = self.run.manifest().windows.evict_after;
+        let is_evicted = roster.member(&self.identity.id()).is_some_and(|me| {
+            me.active && !is_merged(&close, self) && me.missed.saturating_add(1) >= evict_after
+        });
+        if is_evicted { self.ask().await } else { Ok(()) }
+    }
+
     /// θ of the newest checkpoint and every delta since.
     async fn sync(&self) -> anyhow::Result<Replica> {
-        let syncing = async {
-            let mut replica = Replica::from_checkpoint(&self.run).await?;
-            replica.catch_up(&self.run).await?;
-            anyhow::Ok(replica)
-        };
-        let replica = self.shutdown.or(syncing).await??;
+        let replica = self.shutdown.or(Replica::newest(&self.run)).await??;
         let (window, state_root) = (replica.window, replica.state_root);
         self.reporter.tell(Event::Synced { window, state_root });
         Ok(replica)
@@ -130,7 +144,9 @@ impl Miner {
     /// Goes through the window that comes next: trains it if the roster says so, and follows it to its close.
     async fn window(&self, replica: &mut Replica, state: &mut Option<PeerState>) -> anyhow::Result<()> {
         self.settle(replica.window, state).await?;
+        self.renew_wish(replica.window).await?;
         let open: Signed<Open> = self.run.wait_for(&RunKey::Open(replica.window), &self.shutdown).await?;
+        replica.expect_open(&open)?;
         let started = Instant::now();
         let before = (self.run.bucket().counters().snapshot(), self.own.counters().snapshot());
         let roster = self.run.roster(&open.record.roster).await?;
@@ -177,7 +193,7 @@ impl Miner {
         }
         let Some((trained, samples)) = self.train(replica, open).await? else {
             let window = open.record.window;
-            let message = format!("window {window} given up: its deadline passed before training ended");
+            let message = format!("window {window} given up: training did not end well before its deadline");
             self.reporter.tell(Event::Warning { message });
             return Ok(None);
         };
@@ -218,7 +234,13 @@ impl Miner {
                 !shutdown.is_requested() && clock.now().is_none_or(|now| now <= deadline)
             })
         });
-        let trained = trained.await??;
+        let trained = match trained.await? {
+            Err(error @ brigade_trainer::Error::NotFinite { .. }) => {
+                self.reporter.tell(Event::Warning { message: format!("window {window}: {error}") });
+                None
+            }
+            trained => trained?,
+        };
         if self.shutdown.is_requested() {
             return Err(crate::shutdown::Stopped.into());
         }

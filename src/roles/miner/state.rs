@@ -47,7 +47,7 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn open(state: &Path, run: Digest) -> anyhow::Result<Self> {
-        let folder = state.join("peer");
+        let folder = state.join("peer").join(run.to_string());
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         Ok(Self { folder, run })
     }
@@ -103,6 +103,7 @@ impl Store {
                 std::io::Write::write_all(&mut file, bytes)?;
                 file.sync_all()?;
             }
+            std::fs::File::open(&unfinished)?.sync_all()?;
             std::fs::rename(&unfinished, &finished)?;
             std::fs::File::open(&self.folder)?.sync_all()?;
             Ok(())
@@ -162,14 +163,15 @@ mod tests {
             store.save(&state(window)).unwrap();
         }
         // What a crash in the middle of a save leaves.
-        std::fs::create_dir(folder.path().join("peer/unfinished")).unwrap();
-        std::fs::write(folder.path().join("peer/unfinished/state.json"), "{").unwrap();
+        let peer = folder.path().join("peer").join(Digest([7; 32]).to_string());
+        std::fs::create_dir(peer.join("unfinished")).unwrap();
+        std::fs::write(peer.join("unfinished/state.json"), "{").unwrap();
         let loaded = store.load(&model()).unwrap().unwrap();
         assert_eq!(loaded.window, 4);
         assert_eq!(loaded.error_feedback, state(4).error_feedback);
         assert_eq!(&loaded.update[..], b"update");
         store.save(&state(5)).unwrap();
-        assert_eq!(std::fs::read_dir(folder.path().join("peer")).unwrap().count(), 1);
+        assert_eq!(std::fs::read_dir(peer).unwrap().count(), 1);
     }
 
     #[test]

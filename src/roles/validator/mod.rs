@@ -66,20 +66,32 @@ impl Validator {
                 Some(replica) => replica,
                 None => match self.sync().await {
                     Ok(replica) => replica,
-                    Err(error) if is_transient(&error) => {
+                    Err(error) if is_transient(&error) || error.is::<Desynchronised>() => {
                         self.pause(&error).await?;
                         continue;
                     }
                     Err(error) => return Err(error),
                 },
             };
+            if let Err(error) = self.evaluate(&replica).await {
+                if !is_transient(&error) {
+                    return Err(error);
+                }
+                held = Some(replica);
+                self.pause(&error).await?;
+                continue;
+            }
             if self.run.manifest().windows.is_over(replica.window) {
                 self.reporter.tell(Event::Finished { windows: replica.window });
                 return Ok(());
             }
             match self.window(&mut replica).await {
                 Ok(()) => held = Some(replica),
-                Err(error) if is_transient(&error) => self.pause(&error).await?,
+                Err(error) if is_transient(&error) => {
+                    // θ changes only once everything for it is there, so it is still good.
+                    held = Some(replica);
+                    self.pause(&error).await?;
+                }
                 Err(error) => self.reporter.tell(error.downcast::<Desynchronised>()?.into()),
             }
         }
@@ -91,21 +103,16 @@ impl Validator {
     }
 
     async fn sync(&self) -> anyhow::Result<Replica> {
-        let syncing = async {
-            let mut replica = Replica::from_checkpoint(&self.run).await?;
-            replica.catch_up(&self.run).await?;
-            anyhow::Ok(replica)
-        };
-        let replica = self.shutdown.or(syncing).await??;
+        let replica = self.shutdown.or(Replica::newest(&self.run)).await??;
         let (window, state_root) = (replica.window, replica.state_root);
         self.reporter.tell(Event::Synced { window, state_root });
-        self.evaluate(&replica).await?;
         Ok(replica)
     }
 
     async fn window(&self, replica: &mut Replica) -> anyhow::Result<()> {
         let window = replica.window;
         let open: Signed<Open> = self.run.wait_for(&RunKey::Open(window), &self.shutdown).await?;
+        replica.expect_open(&open)?;
         let cutoff: Signed<Cutoff> = self.run.wait_for(&RunKey::Cutoff(window), &self.shutdown).await?;
         // A window that is closed already needs no scores: this validator came late.
         if self.run.close(window).await?.is_none() && !cutoff.record.pinned.is_empty() {
@@ -115,8 +122,7 @@ impl Validator {
             self.reporter.tell(Event::Scored { window, updates, seconds });
         }
         let close: Signed<Close> = self.run.wait_for(&RunKey::Close(window), &self.shutdown).await?;
-        replica.follow(&self.run, &open, &close).await?;
-        self.evaluate(replica).await
+        replica.follow(&self.run, &open, &close).await
     }
 
     /// Measures θ on held-out text, unless that was done before a restart.
@@ -138,7 +144,12 @@ impl Validator {
         });
         let losses = losses.await??.concat();
         let heldout_loss = losses.iter().map(|loss| f64::from(*loss)).sum::<f64>() / losses.len() as f64;
-        anyhow::ensure!(heldout_loss.is_finite(), "the held-out loss after window {window} is no number");
+        if !heldout_loss.is_finite() {
+            let message =
+                format!("the held-out loss after window {window} is no number; the run has diverged");
+            self.reporter.tell(Event::Warning { message });
+            return Ok(());
+        }
         let bits_per_byte = self.samples.index().bits_per_byte(Split::Heldout, heldout_loss);
         let bits_per_byte = bits_per_byte.context("the dataset does not say how many bytes it holds out")?;
         let run = self.run.id();

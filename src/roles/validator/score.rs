@@ -8,7 +8,7 @@ use brigade_bucket::keys::RunKey;
 use brigade_codec::Update;
 use brigade_protocol::assignment::Draw;
 use brigade_protocol::{
-    Cutoff, Exclusion, Improvement, Open, Parameters, PeerScore, Pinned, Reason, Scores, Signed,
+    Cutoff, Digest, Exclusion, Improvement, Open, Parameters, PeerScore, Pinned, Reason, Scores, Signed,
 };
 use brigade_trainer::{TokenBatch, Trainer};
 
@@ -23,6 +23,8 @@ struct Ruler {
     step: f32,
     unassigned: Arc<Vec<TokenBatch>>,
     base: Arc<Vec<f32>>,
+    /// Whether θ has a loss on all of them.
+    is_sound: bool,
 }
 
 impl Validator {
@@ -56,8 +58,12 @@ impl Validator {
         cutoff: &Signed<Cutoff>,
     ) -> anyhow::Result<Ruler> {
         let count = self.run.manifest().scoring.sequences as usize;
-        let ticket =
-            Ticket { previous_seed: replica.previous_seed, seed: open.record.seed, draw: Draw::Unassigned };
+        let ticket = Ticket {
+            previous_seed: replica.previous_seed,
+            // Nobody knows the cutoff before it is made, so nobody can train on the ruler.
+            seed: Digest::of_parts("brigade ruler v1", &[&open.record.seed.0, &cutoff.digest.0]),
+            draw: Draw::Unassigned,
+        };
         let drawn = self.samples.draw(ticket, count).await?;
         let unassigned = Arc::new(batches(&drawn.tokens, MEASURE_BATCH, self.samples.sequence_length())?);
         let (theta, on) = (Arc::clone(&replica.theta), Arc::clone(&unassigned));
@@ -67,7 +73,9 @@ impl Validator {
         });
         let step = self.run.manifest().outer.learning_rate / cutoff.record.pinned.len().max(1) as f32;
         let theta = Arc::clone(&replica.theta);
-        Ok(Ruler { theta, step, unassigned, base: Arc::new(base.await??) })
+        let base = Arc::new(base.await??);
+        let is_sound = base.iter().all(|loss| loss.is_finite());
+        Ok(Ruler { theta, step, unassigned, base, is_sound })
     }
 
     async fn score_one(
@@ -85,7 +93,7 @@ impl Validator {
             }
         };
         let manifest = self.run.manifest();
-        let trained = (manifest.training.inner_steps * manifest.training.batch_size) as usize;
+        let trained = manifest.training.inner_steps as usize * manifest.training.batch_size as usize;
         let ticket = Ticket {
             previous_seed: replica.previous_seed,
             seed: open.record.seed,
@@ -105,8 +113,8 @@ impl Validator {
             Ok((assigned, improvement(&base, &losses(trainer, &common)?)))
         });
         let (assigned, unassigned) = measured.await??;
-        // θ itself has a loss, so it is the update that takes it away.
-        let fault = (assigned.is_none() || unassigned.is_none()).then(|| {
+        // Only where θ itself has a loss is it the update that takes it away.
+        let fault = (ruler.is_sound && (assigned.is_none() || unassigned.is_none())).then(|| {
             Exclusion::new(peer, Reason::Harmful, "the loss is no number once the update is applied")
         });
         Ok(PeerScore { peer, fault, assigned, unassigned })
