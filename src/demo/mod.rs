@@ -2,13 +2,13 @@
 //!
 //! | module | role |
 //! | --- | --- |
-//! | [`plan`] | model and settings |
-//! | [`place`] | the folder: settings, identities and keys of everybody |
-//! | [`children`] | the processes |
-//! | [`board`] | bars and table |
-//! | [`report`] | the rows, `report.json` |
-//! | [`baseline`] | dense DiLoCo and data-parallel AdamW on the same text |
-//! | [`plot`], [`sample`] | the loss curve; what the model writes |
+//! | `plan` | model and settings |
+//! | `place` | the folder: settings, identities and keys of everybody |
+//! | `children` | the processes |
+//! | `board` | bars and table |
+//! | `report` | the rows, `report.json` |
+//! | `baseline` | dense DiLoCo and data-parallel AdamW on the same text |
+//! | `plot`, `sample` | the loss curve; what the model writes |
 
 mod baseline;
 mod board;

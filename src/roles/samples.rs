@@ -65,7 +65,7 @@ impl Samples {
         );
         // A handle of its own, so that the exchange's byte counters do not count text.
         let store = settings.open_run()?.object_store();
-        let prefix = Key::from_iter([settings.run.prefix.as_str(), RunKey::DATA]);
+        let prefix = Key::parse(&settings.run.prefix)?.join(RunKey::DATA);
         let cache = ShardCache::new(store, prefix, index, settings.state.join("shards"), CACHE_BYTES)?;
         let shards_per_window = manifest.training.shards_per_window;
         Ok(Self { run: run.id(), cache, sequences, sequence_length, shards_per_window })

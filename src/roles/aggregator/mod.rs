@@ -5,11 +5,11 @@
 //!
 //! | module | step |
 //! | --- | --- |
-//! | [`open`] | lobby and roster, then `open.json` |
-//! | [`collect`] | receipts and updates of one peer, mirrored into the run's bucket |
-//! | [`cutoff`] | `cutoff.json` |
-//! | [`verdict`] | `verdict.json` |
-//! | [`state`] | θ and error feedback; merging, `delta.bin`, `close.json` |
+//! | `open` | lobby and roster, then `open.json` |
+//! | `collect` | receipts and updates of one peer, mirrored into the run's bucket |
+//! | `cutoff` | `cutoff.json` |
+//! | `verdict` | `verdict.json` |
+//! | `state` | θ and error feedback; merging, `delta.bin`, `close.json` |
 
 mod collect;
 mod cutoff;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use brigade_bucket::Pin;
 use brigade_bucket::keys::RunKey;
-use brigade_bucket::{Creation, Pin};
 use brigade_codec::{Delta, Update};
 use brigade_protocol::checks::expect_digest;
 use brigade_protocol::{Close, Cutoff, Digest, ObjectPin, Open, Parameters, PeerId, Share, Signed, Verdict};
@@ -150,15 +150,12 @@ impl Aggregator {
         let key = RunKey::Delta(window).to_string();
         let pin = ObjectPin { key, size: bytes.len() as u64, sha256: Digest::of(&bytes) };
         self.fence.check().await?;
-        if let Creation::AlreadyExists = self.run.bucket().create(&pin.key, Bytes::from(bytes)).await? {
-            if let Err(error) = self.run.pinned(&pin).await {
-                if is_transient(&error) {
-                    return Err(error);
-                }
-                return Err(error.context(
-                    "another delta lies there than the verdict leads to; an aggregator's hardware or program is faulty",
-                ));
-            }
+        let created = self.run.bucket().create(&pin.key, Bytes::from(bytes)).await?;
+        if !created.is_created()
+            && let Err(error) = self.run.pinned(&pin).await
+        {
+            let faulty = "another delta lies there than the verdict leads to; an aggregator's hardware or program is faulty";
+            return Err(if is_transient(&error) { error } else { error.context(faulty) });
         }
         Ok(pin)
     }

@@ -2,9 +2,9 @@
 //!
 //! | module | role |
 //! | --- | --- |
-//! | [`train`] | H inner steps and the pseudo-gradient |
-//! | [`deliver`] | error feedback, update, receipt |
-//! | [`state`] | what must survive a restart |
+//! | `train` | H inner steps and the pseudo-gradient |
+//! | `deliver` | error feedback, update, receipt |
+//! | `state` | what must survive a restart |
 
 mod deliver;
 mod state;
