@@ -17,7 +17,7 @@ pub(super) struct Args {
     /// The folder that keeps everything; running again resumes.
     #[arg(long, value_name = "DIR", default_value = "demo-run")]
     dir: PathBuf,
-    /// `demo` (3.7 M parameters), `tiny`, or a JSON file with a model's shape.
+    /// `demo` (3.5 M parameters), `tiny`, or a JSON file with a model's shape.
     #[arg(long, value_name = "NAME|FILE", default_value = "demo")]
     model: String,
     /// Text to train on (files or folders); the Rust source on this machine when left out.

@@ -12,7 +12,7 @@ pub(super) const CORPUS_BYTES: u64 = 48 << 20;
 /// Share of the documents that is held out.
 pub(super) const HELDOUT: f64 = 0.02;
 
-/// The shape that `name` stands for: `demo` (3.7 M parameters), `tiny` (for tests), or a JSON file with the fields
+/// The shape that `name` stands for: `demo` (3.5 M parameters), `tiny` (for tests), or a JSON file with the fields
 /// of [`ModelConfig`].
 ///
 /// # Errors
@@ -65,7 +65,7 @@ pub(super) struct Terms {
     pub(super) scoring: Scoring,
 }
 
-/// Settings found on two cores: see `docs/decisions/0002-demo-settings.md`.
+/// Settings found on two cores: see `docs/decisions/0005-demo-settings.md`.
 pub(super) fn terms(model: &str, miners: u32, windows: u64) -> Terms {
     let small = model == "tiny";
     let inner_steps = if small { 4 } else { 12 };
