@@ -80,19 +80,20 @@ async fn an_aggregator_killed_again_and_again_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_miner_that_starts_late_contributes_in_the_next_window() {
-    let terms = Terms { windows: 6, start_peers: 1, inner_steps: 6, checkpoint_every: 2, ..Terms::default() };
+    let terms =
+        Terms { windows: 12, start_peers: 1, inner_steps: 20, checkpoint_every: 2, ..Terms::default() };
     let mut world = World::new(Store::embedded(), 2, &terms);
     world.start_all(&["aggregator", "validator", "miner-0"]);
     world.wait_for_key(RunKey::Close(2)).await;
     world.start("miner-1");
     world.wait_for_event("miner-1", "synced", |_| true);
     world.expect_success(&["aggregator", "validator", "miner-0", "miner-1"]);
-    let chain = world.chain(6).await;
+    let chain = world.chain(12).await;
     let late = world.id("miner-1");
     let synced = world.events("miner-1").iter().find(|event| event["event"] == "synced").unwrap().clone();
     let first = synced["window"].as_u64().unwrap();
     assert!(first >= 3);
-    let last = &chain[5].1.record;
+    let last = &chain[11].1.record;
     assert!(last.accepted.iter().any(|share| share.peer == late), "{:?}", last.excluded);
     // Its θ had the state root of the window it came into.
     let expected = chain[first as usize].0.record.state_root.to_string();
@@ -129,7 +130,7 @@ async fn the_store_itself_may_die() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_aggregator_takes_over_and_the_first_one_ends() {
-    let terms = Terms { windows: 5, ..Terms::default() };
+    let terms = Terms { windows: 10, inner_steps: 20, ..Terms::default() };
     let mut world = World::new(Store::embedded(), 2, &terms);
     world.start_all(&["aggregator", "validator", "miner-0", "miner-1"]);
     world.wait_for_key(RunKey::Close(1)).await;
@@ -138,6 +139,6 @@ async fn a_second_aggregator_takes_over_and_the_first_one_ends() {
     assert!(!status.success());
     assert!(world.log("aggregator").contains("epoch"), "{}", world.log("aggregator"));
     world.expect_success(&["aggregator#2", "validator", "miner-0", "miner-1"]);
-    let chain = world.chain(5).await;
-    assert_eq!(chain[4].1.record.epoch, 2);
+    let chain = world.chain(10).await;
+    assert_eq!(chain[9].1.record.epoch, 2);
 }
