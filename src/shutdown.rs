@@ -43,12 +43,6 @@ impl Shutdown {
         Ok(Self(receiver))
     }
 
-    /// A wish that `sender` speaks; for tests and for children within a process.
-    pub fn manual() -> (watch::Sender<bool>, Self) {
-        let (sender, receiver) = watch::channel(false);
-        (sender, Self(receiver))
-    }
-
     /// Whether somebody wants this to stop.
     pub fn is_requested(&self) -> bool {
         *self.0.borrow()

@@ -1,6 +1,7 @@
 //! The roles: what `brigade aggregator`, `brigade miner` and `brigade validator` do once they are configured.
 
 pub mod aggregator;
+pub(crate) mod follow;
 #[cfg(feature = "torch")]
 pub mod miner;
 #[cfg(feature = "torch")]

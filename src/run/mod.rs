@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use brigade_bucket::keys::{DataFile, RunKey};
-use brigade_bucket::{Bucket, Creation, Pin};
+use brigade_bucket::{Bucket, Creation, Pin, PollPolicy};
 use brigade_codec::{Binding, CodecConfig, Delta, DeltaBinding, DeltaConfig, Layout, max_delta_bytes};
 use brigade_protocol::checks::expect_digest;
 use brigade_protocol::{
@@ -27,7 +27,7 @@ use brigade_protocol::{
 };
 use bytes::Bytes;
 
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Shutdown, Stopped};
 
 /// A record of one window of one run.
 pub trait OfWindow: Record {
@@ -146,21 +146,17 @@ impl Run {
     /// Waits for the aggregator's record at `key`.
     ///
     /// # Errors
-    /// [`crate::shutdown::Stopped`], or those of [`Run::record`] that a later try would not cure.
+    /// [`Stopped`], or those of [`Run::record`] that a later try would not cure.
     pub async fn wait_for<R: OfWindow>(
         &self,
         key: &RunKey,
         shutdown: &Shutdown,
     ) -> anyhow::Result<Signed<R>> {
-        loop {
-            match self.of_window(key).await {
-                Ok(Some(record)) => return Ok(record),
-                Ok(None) => {}
-                Err(error) if is_transient(&error) => tracing::warn!("{error:#}; trying again"),
-                Err(error) => return Err(error),
-            }
-            shutdown.or(tokio::time::sleep(self.poll)).await?;
-        }
+        let poll = PollPolicy::every(self.poll);
+        let name = key.to_string();
+        let object = self.bucket.wait_for(&name, R::MAX_BYTES, &poll, shutdown.requested()).await?;
+        let object = object.ok_or(Stopped)?;
+        self.check_place(key, self.check(key, &object.bytes)?)
     }
 
     /// Signs `record` and creates it at `key`. When somebody was faster, theirs is the record.
@@ -217,18 +213,20 @@ impl Run {
         self.of_window(&RunKey::Close(window)).await
     }
 
-    /// Reads the aggregator's record at `key`. One that was moved there from another key must not pass for it.
     async fn of_window<R: OfWindow>(&self, key: &RunKey) -> anyhow::Result<Option<Signed<R>>> {
         let record = self.record::<R>(key).await?;
-        if let Some(signed) = &record {
-            let (run, window) = signed.record.place();
-            anyhow::ensure!(
-                run == self.id() && Some(window) == key.window(),
-                "{key} holds a record of run {} window {window}",
-                run.short()
-            );
-        }
-        Ok(record)
+        record.map(|record| self.check_place(key, record)).transpose()
+    }
+
+    /// A record that was moved to `key` from another key must not pass for the one that belongs there.
+    fn check_place<R: OfWindow>(&self, key: &RunKey, signed: Signed<R>) -> anyhow::Result<Signed<R>> {
+        let (run, window) = signed.record.place();
+        anyhow::ensure!(
+            run == self.id() && Some(window) == key.window(),
+            "{key} holds a record of run {} window {window}",
+            run.short()
+        );
+        Ok(signed)
     }
 
     /// The roster of that hash.

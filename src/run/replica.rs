@@ -40,6 +40,12 @@ impl From<Desynchronised> for Event {
     }
 }
 
+impl AsRef<Replica> for Replica {
+    fn as_ref(&self) -> &Replica {
+        self
+    }
+}
+
 impl Replica {
     /// θ of the newest checkpoint and every delta since.
     ///

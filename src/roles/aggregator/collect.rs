@@ -101,7 +101,7 @@ impl Aggregator {
             if is_last {
                 return Ok(Err(last));
             }
-            self.shutdown.or(tokio::time::sleep(self.poll)).await?;
+            self.pace.shutdown.or(tokio::time::sleep(self.pace.poll)).await?;
         }
     }
 

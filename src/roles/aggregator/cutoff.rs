@@ -28,17 +28,17 @@ impl Aggregator {
             None => self.make_cutoff(open, roster).await?,
         };
         let (pinned, excluded) = (cutoff.record.pinned.len(), cutoff.record.excluded.len());
-        self.reporter.tell(Event::CutOff { window, pinned, excluded });
+        self.pace.reporter.tell(Event::CutOff { window, pinned, excluded });
         Ok(cutoff)
     }
 
     async fn make_cutoff(&self, open: &Signed<Open>, roster: &Roster) -> anyhow::Result<Signed<Cutoff>> {
         let window = open.record.window;
         let collecting = try_join_all(roster.active_miners().map(|member| self.collect(open, member)));
-        let collected = self.shutdown.or(collecting).await??;
+        let collected = self.pace.shutdown.or(collecting).await??;
         if !self.run.manifest().windows.close_when_complete {
             while self.now().await? <= open.record.deadline {
-                self.shutdown.or(tokio::time::sleep(self.poll)).await?;
+                self.pace.shutdown.or(tokio::time::sleep(self.pace.poll)).await?;
             }
         }
         self.fence.check().await?;

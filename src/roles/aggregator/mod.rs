@@ -17,8 +17,6 @@ mod open;
 mod state;
 mod verdict;
 
-use std::time::Duration;
-
 use anyhow::Context as _;
 use brigade_bucket::keys::{DataFile, RunKey};
 use brigade_bucket::{BucketOptions, Fence};
@@ -28,9 +26,9 @@ use bytes::Bytes;
 use crate::config::Participant;
 use crate::events::{Event, Reporter};
 use crate::identity::Identity;
+use crate::roles::follow::{Follower, Pace, follow};
+use crate::run::Run;
 use crate::run::checkpoint::{self, Contents};
-use crate::run::replica::Desynchronised;
-use crate::run::{Run, is_transient};
 use crate::shutdown::Shutdown;
 use state::State;
 
@@ -44,9 +42,7 @@ struct Aggregator {
     fence: Fence,
     /// How peers' buckets are opened.
     peer_options: BucketOptions,
-    poll: Duration,
-    reporter: Reporter,
-    shutdown: Shutdown,
+    pace: Pace,
     tokenizer: Bytes,
     end_of_document: u32,
 }
@@ -77,67 +73,45 @@ pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) 
         identity,
         fence,
         peer_options: settings.peer_options(),
-        poll: settings.poll(),
-        reporter,
-        shutdown,
+        pace: Pace { poll: settings.poll(), reporter, shutdown },
         tokenizer,
         end_of_document,
     };
-    aggregator.windows().await
+    follow(aggregator).await
 }
 
-impl Aggregator {
-    async fn windows(&self) -> anyhow::Result<()> {
-        let mut held = None;
-        loop {
-            // A step that failed may have left θ half changed, so it is never gone on with.
-            let mut state = match held.take() {
-                Some(state) => state,
-                None => match self.restore().await {
-                    Ok(state) => state,
-                    Err(error) if is_transient(&error) => {
-                        self.pause(&error).await?;
-                        continue;
-                    }
-                    Err(error) => return Err(error),
-                },
-            };
-            let window = state.replica.window;
-            if self.run.manifest().windows.is_over(window) {
-                self.reporter.tell(Event::Finished { windows: window });
-                return Ok(());
-            }
-            match self.window(&mut state).await {
-                Ok(()) => held = Some(state),
-                Err(error) if is_transient(&error) => self.pause(&error).await?,
-                Err(error) => self.reporter.tell(error.downcast::<Desynchronised>()?.into()),
-            }
-        }
+impl Follower for Aggregator {
+    type Held = State;
+    // A step that failed may have left θ half changed.
+    const OUTLIVES_FAILURE: bool = false;
+
+    fn run(&self) -> &Run {
+        &self.run
     }
 
-    async fn pause(&self, error: &anyhow::Error) -> anyhow::Result<()> {
-        self.reporter.tell(Event::Warning { message: format!("{error:#}; trying again") });
-        Ok(self.shutdown.or(tokio::time::sleep(self.poll)).await?)
+    fn pace(&self) -> &Pace {
+        &self.pace
     }
 
-    async fn restore(&self) -> anyhow::Result<State> {
-        let state = self.shutdown.or(State::restore(&self.run)).await??;
-        let (window, state_root) = (state.replica.window, state.replica.state_root);
-        self.reporter.tell(Event::Synced { window, state_root });
-        self.checkpoint(&state).await?;
-        Ok(state)
+    async fn sync(&self) -> anyhow::Result<State> {
+        State::restore(&self.run).await
     }
 
-    /// Takes the window that comes next from wherever it is to its close.
-    async fn window(&self, state: &mut State) -> anyhow::Result<()> {
+    async fn arrive(&self, state: &State) -> anyhow::Result<()> {
+        self.checkpoint(state).await
+    }
+
+    /// Takes the window from wherever it is to its close.
+    async fn window(&mut self, state: &mut State) -> anyhow::Result<()> {
         let (open, roster) = self.open(state).await?;
         let cutoff = self.cutoff(&open, &roster).await?;
         let updates = self.updates(&open, &cutoff).await?;
         let verdict = self.verdict(&cutoff, &roster, &updates).await?;
-        self.close(state, &open, &cutoff, &verdict, &updates).await?;
-        self.checkpoint(state).await
+        self.close(state, &open, &cutoff, &verdict, &updates).await
     }
+}
 
+impl Aggregator {
     /// Publishes θ when it is due, unless it is there already.
     async fn checkpoint(&self, state: &State) -> anyhow::Result<()> {
         let window = state.replica.window;
@@ -155,7 +129,7 @@ impl Aggregator {
             end_of_document: self.end_of_document,
         };
         contents.publish(self.run.bucket(), self.identity.signing()).await.context("cannot publish θ")?;
-        self.reporter.tell(Event::Checkpointed { window, folder: format!("checkpoints/{window:010}/") });
+        self.pace.reporter.tell(Event::Checkpointed { window, folder: format!("checkpoints/{window:010}/") });
         Ok(())
     }
 

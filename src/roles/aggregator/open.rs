@@ -28,7 +28,7 @@ impl Aggregator {
             "window {window} was opened on another θ than the windows before it lead to"
         );
         let roster = self.run.roster(&open.record.roster).await?;
-        self.reporter.tell(Event::Opened { window, miners: roster.active_miners().count() });
+        self.pace.reporter.tell(Event::Opened { window, miners: roster.active_miners().count() });
         Ok((open, roster))
     }
 
@@ -92,10 +92,10 @@ impl Aggregator {
                 return Ok(roster);
             }
             if told != Some(miners) {
-                self.reporter.tell(Event::Waiting { miners, needed: needed as usize });
+                self.pace.reporter.tell(Event::Waiting { miners, needed: needed as usize });
                 told = Some(miners);
             }
-            self.shutdown.or(tokio::time::sleep(self.poll)).await?;
+            self.pace.shutdown.or(tokio::time::sleep(self.pace.poll)).await?;
         }
     }
 

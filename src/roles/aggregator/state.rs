@@ -24,6 +24,12 @@ pub(super) struct State {
     pub(super) error_feedback: Parameters,
 }
 
+impl AsRef<Replica> for State {
+    fn as_ref(&self) -> &Replica {
+        &self.replica
+    }
+}
+
 impl State {
     /// The state after the last closed window: that of the newest checkpoint, and every merge since done again.
     pub(super) async fn restore(run: &Run) -> anyhow::Result<Self> {
@@ -166,9 +172,9 @@ impl Aggregator {
                 "window {} closed with nothing to merge, θ stays; look at the reasons for the exclusions",
                 close.window
             );
-            self.reporter.tell(Event::Warning { message });
+            self.pace.reporter.tell(Event::Warning { message });
         }
-        self.reporter.tell(Event::Closed {
+        self.pace.reporter.tell(Event::Closed {
             window: close.window,
             state_root: close.state_root,
             accepted: close.accepted.iter().map(|share| share.peer).collect(),

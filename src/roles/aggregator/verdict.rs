@@ -63,7 +63,7 @@ impl Aggregator {
         let until = cutoff.record.cut_at.plus(self.run.manifest().windows.score());
         let validators = roster.members.iter().filter(|member| member.role == Role::Validator);
         let hearing = try_join_all(validators.map(|member| self.hear_one(cutoff, member, until)));
-        Ok(self.shutdown.or(hearing).await??.into_iter().flatten().collect())
+        Ok(self.pace.shutdown.or(hearing).await??.into_iter().flatten().collect())
     }
 
     async fn hear_one(
@@ -93,13 +93,13 @@ impl Aggregator {
             if now > until {
                 return Ok(self.silent(member, &error));
             }
-            tokio::time::sleep(self.poll).await;
+            tokio::time::sleep(self.pace.poll).await;
         }
     }
 
     fn silent(&self, member: &Member, error: &anyhow::Error) -> Option<(Envelope, Signed<Scores>)> {
         let message = format!("validator {} is not heard: {error:#}", member.peer.short());
-        self.reporter.tell(Event::Warning { message });
+        self.pace.reporter.tell(Event::Warning { message });
         None
     }
 }

@@ -67,7 +67,7 @@ impl Miner {
         let (own, key, body) = (self.own.clone(), self.key(sent, PeerFile::Update), sent.update.clone());
         let uploading = tokio::spawn(async move { own.put(&key, body).await });
         tokio::task::block_in_place(|| self.store.save(sent))?;
-        self.shutdown.or(uploading).await???;
+        self.pace.shutdown.or(uploading).await???;
         self.put(sent, PeerFile::Receipt, &sent.receipt).await
     }
 
@@ -89,7 +89,7 @@ impl Miner {
     async fn put(&self, sent: &PeerState, file: PeerFile, body: &Bytes) -> anyhow::Result<()> {
         let key = self.key(sent, file);
         let putting = self.own.put(&key, body.clone());
-        self.shutdown.or(putting).await?.with_context(|| format!("cannot upload {key}"))?;
+        self.pace.shutdown.or(putting).await?.with_context(|| format!("cannot upload {key}"))?;
         Ok(())
     }
 

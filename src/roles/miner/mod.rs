@@ -11,7 +11,7 @@ mod state;
 pub(crate) mod train;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use brigade_bucket::keys::RunKey;
 use brigade_bucket::{Bucket, BucketAddress, Credentials};
@@ -21,10 +21,11 @@ use brigade_protocol::{Close, Digest, Open, Role, Signed};
 use crate::config::Participant;
 use crate::events::{Event, Reporter};
 use crate::identity::Identity;
+use crate::roles::follow::{Follower, Pace, follow};
 use crate::roles::model::Model;
 use crate::roles::samples::{Samples, Ticket, batches};
-use crate::run::replica::{Desynchronised, Replica};
-use crate::run::{Run, is_transient, lobby};
+use crate::run::replica::Replica;
+use crate::run::{Run, lobby};
 use crate::shutdown::Shutdown;
 use state::{PeerState, Store};
 use train::{Trained, train_window};
@@ -38,9 +39,9 @@ struct Miner {
     samples: Samples,
     model: Model,
     store: Store,
-    poll: Duration,
-    reporter: Reporter,
-    shutdown: Shutdown,
+    /// What was sent last; nothing before the first window.
+    sent: Option<PeerState>,
+    pace: Pace,
 }
 
 /// Runs the miner until the run is over or somebody wants it to stop.
@@ -56,64 +57,57 @@ pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) 
     let samples = Samples::open(&run, &settings).await?;
     let model = Model::start(run.manifest(), &settings.compute).await?;
     reporter.tell(Event::Ready { peer: identity.id(), run: run.id() });
+    let sent = store.load(&run.manifest().model)?;
+    if let Some(sent) = &sent {
+        let optimizer = sent.optimizer.clone();
+        model.call(move |trainer| trainer.load_optimizer(&optimizer)).await??;
+    }
     let miner = Miner {
         address: settings.own()?.address("bucket")?,
         reader: settings.reader()?,
-        poll: settings.poll(),
+        pace: Pace { poll: settings.poll(), reporter, shutdown },
         run,
         identity,
         own,
         samples,
         model,
         store,
-        reporter,
-        shutdown,
+        sent,
     };
-    miner.windows().await
+    miner.ask().await?;
+    follow(miner).await
+}
+
+impl Follower for Miner {
+    type Held = Replica;
+    // θ changes only once everything for it is there.
+    const OUTLIVES_FAILURE: bool = true;
+
+    fn run(&self) -> &Run {
+        &self.run
+    }
+
+    fn pace(&self) -> &Pace {
+        &self.pace
+    }
+
+    async fn sync(&self) -> anyhow::Result<Replica> {
+        Replica::newest(&self.run).await
+    }
+
+    async fn arrive(&self, _replica: &Replica) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    async fn window(&mut self, replica: &mut Replica) -> anyhow::Result<()> {
+        let mut sent = self.sent.take();
+        let outcome = self.pass(replica, &mut sent).await;
+        self.sent = sent;
+        outcome
+    }
 }
 
 impl Miner {
-    async fn windows(&self) -> anyhow::Result<()> {
-        self.ask().await?;
-        let mut state = self.store.load(&self.run.manifest().model)?;
-        if let Some(state) = &state {
-            let optimizer = state.optimizer.clone();
-            self.model.call(move |trainer| trainer.load_optimizer(&optimizer)).await??;
-        }
-        let mut held = None;
-        loop {
-            let mut replica = match held.take() {
-                Some(replica) => replica,
-                None => match self.sync().await {
-                    Ok(replica) => replica,
-                    Err(error) if is_transient(&error) || error.is::<Desynchronised>() => {
-                        self.pause(&error).await?;
-                        continue;
-                    }
-                    Err(error) => return Err(error),
-                },
-            };
-            if self.run.manifest().windows.is_over(replica.window) {
-                self.reporter.tell(Event::Finished { windows: replica.window });
-                return Ok(());
-            }
-            match self.window(&mut replica, &mut state).await {
-                Ok(()) => held = Some(replica),
-                Err(error) if is_transient(&error) => {
-                    // θ changes only once everything for it is there, so it is still good.
-                    held = Some(replica);
-                    self.pause(&error).await?;
-                }
-                Err(error) => self.reporter.tell(error.downcast::<Desynchronised>()?.into()),
-            }
-        }
-    }
-
-    async fn pause(&self, error: &anyhow::Error) -> anyhow::Result<()> {
-        self.reporter.tell(Event::Warning { message: format!("{error:#}; trying again") });
-        Ok(self.shutdown.or(tokio::time::sleep(self.poll)).await?)
-    }
-
     async fn ask(&self) -> anyhow::Result<()> {
         lobby::ask(&self.run, &self.identity, Role::Miner, &self.address, &self.reader).await
     }
@@ -133,25 +127,19 @@ impl Miner {
         if is_evicted { self.ask().await } else { Ok(()) }
     }
 
-    /// θ of the newest checkpoint and every delta since.
-    async fn sync(&self) -> anyhow::Result<Replica> {
-        let replica = self.shutdown.or(Replica::newest(&self.run)).await??;
-        let (window, state_root) = (replica.window, replica.state_root);
-        self.reporter.tell(Event::Synced { window, state_root });
-        Ok(replica)
-    }
-
     /// Goes through the window that comes next: trains it if the roster says so, and follows it to its close.
-    async fn window(&self, replica: &mut Replica, state: &mut Option<PeerState>) -> anyhow::Result<()> {
+    async fn pass(&self, replica: &mut Replica, state: &mut Option<PeerState>) -> anyhow::Result<()> {
         self.settle(replica.window, state).await?;
         self.renew_wish(replica.window).await?;
-        let open: Signed<Open> = self.run.wait_for(&RunKey::Open(replica.window), &self.shutdown).await?;
+        let open: Signed<Open> =
+            self.run.wait_for(&RunKey::Open(replica.window), &self.pace.shutdown).await?;
         replica.expect_open(&open)?;
         let started = Instant::now();
         let before = (self.run.bucket().counters().snapshot(), self.own.counters().snapshot());
         let roster = self.run.roster(&open.record.roster).await?;
         let trained = if roster.admits(&self.identity.id()) {
-            self.reporter
+            self.pace
+                .reporter
                 .tell(Event::Opened { window: replica.window, miners: roster.active_miners().count() });
             self.take_part(replica, &open, state).await?
         } else {
@@ -161,12 +149,12 @@ impl Miner {
             }
             None
         };
-        let close = self.follow(replica, &open).await?;
+        let close = self.closed(replica, &open).await?;
         self.settle(replica.window, state).await?;
         let Some(trained) = trained else { return Ok(()) };
         let after = (self.run.bucket().counters().snapshot(), self.own.counters().snapshot());
         let wall_seconds = started.elapsed().as_secs_f64();
-        self.reporter.tell(Event::Passed {
+        self.pace.reporter.tell(Event::Passed {
             window: open.record.window,
             accepted: is_merged(&close, self),
             train_loss: trained.loss,
@@ -194,13 +182,13 @@ impl Miner {
         let Some((trained, samples)) = self.train(replica, open).await? else {
             let window = open.record.window;
             let message = format!("window {window} given up: training did not end well before its deadline");
-            self.reporter.tell(Event::Warning { message });
+            self.pace.reporter.tell(Event::Warning { message });
             return Ok(None);
         };
         let sent = self.compress(open, &trained, samples, state.take()).await?;
         let sent = state.insert(sent);
         self.deliver(sent).await?;
-        self.reporter.tell(Event::Delivered {
+        self.pace.reporter.tell(Event::Delivered {
             window: open.record.window,
             bytes: sent.update.len() as u64,
             train_loss: trained.loss,
@@ -227,7 +215,8 @@ impl Miner {
         let _prefetch = self.samples.prefetch(open.record.seed, self.identity.id());
         let batches = batches(&drawn.tokens, batch_size, self.samples.sequence_length())?;
         let theta = Arc::clone(&replica.theta);
-        let (clock, shutdown, reporter) = (self.run.bucket().clock(), self.shutdown.clone(), self.reporter);
+        let (clock, shutdown, reporter) =
+            (self.run.bucket().clock(), self.pace.shutdown.clone(), self.pace.reporter);
         let trained = self.model.call(move |trainer| {
             train_window(trainer, &theta, &training, window, &batches, |event| {
                 event.into_iter().for_each(|event| reporter.tell(event));
@@ -236,22 +225,23 @@ impl Miner {
         });
         let trained = match trained.await? {
             Err(error @ brigade_trainer::Error::NotFinite { .. }) => {
-                self.reporter.tell(Event::Warning { message: format!("window {window}: {error}") });
+                self.pace.reporter.tell(Event::Warning { message: format!("window {window}: {error}") });
                 None
             }
             trained => trained?,
         };
-        if self.shutdown.is_requested() {
+        if self.pace.shutdown.is_requested() {
             return Err(crate::shutdown::Stopped.into());
         }
         Ok(trained.map(|trained| (trained, drawn.digest)))
     }
 
     /// Waits for the close of the window and applies it.
-    async fn follow(&self, replica: &mut Replica, open: &Signed<Open>) -> anyhow::Result<Signed<Close>> {
-        let close: Signed<Close> = self.run.wait_for(&RunKey::Close(replica.window), &self.shutdown).await?;
+    async fn closed(&self, replica: &mut Replica, open: &Signed<Open>) -> anyhow::Result<Signed<Close>> {
+        let close: Signed<Close> =
+            self.run.wait_for(&RunKey::Close(replica.window), &self.pace.shutdown).await?;
         replica.follow(&self.run, open, &close).await?;
-        self.reporter.tell(Event::Closed {
+        self.pace.reporter.tell(Event::Closed {
             window: close.record.window,
             state_root: close.record.state_root,
             accepted: close.record.accepted.iter().map(|share| share.peer).collect(),

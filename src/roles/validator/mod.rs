@@ -3,7 +3,6 @@
 mod score;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use brigade_bucket::Bucket;
@@ -14,10 +13,11 @@ use bytes::Bytes;
 use crate::config::Participant;
 use crate::events::{Event, Reporter};
 use crate::identity::Identity;
+use crate::roles::follow::{Follower, Pace, follow};
 use crate::roles::model::Model;
 use crate::roles::samples::{Samples, batches};
-use crate::run::replica::{Desynchronised, Replica};
-use crate::run::{Run, is_transient, lobby};
+use crate::run::replica::Replica;
+use crate::run::{Run, lobby};
 use crate::shutdown::Shutdown;
 
 /// Sequences that go through the model at once when nothing is trained.
@@ -29,9 +29,7 @@ struct Validator {
     own: Bucket,
     samples: Samples,
     model: Model,
-    poll: Duration,
-    reporter: Reporter,
-    shutdown: Shutdown,
+    pace: Pace,
 }
 
 /// Runs the validator until the run is over or somebody wants it to stop.
@@ -53,75 +51,50 @@ pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) 
     lobby::ask(&run, &identity, Role::Validator, &settings.own()?.address("bucket")?, &settings.reader()?)
         .await?;
     reporter.tell(Event::Ready { peer: identity.id(), run: run.id() });
-    let poll = settings.poll();
-    let validator = Validator { run, identity, own, samples, model, poll, reporter, shutdown };
-    validator.windows().await
+    let pace = Pace { poll: settings.poll(), reporter, shutdown };
+    follow(Validator { run, identity, own, samples, model, pace }).await
 }
 
-impl Validator {
-    async fn windows(&self) -> anyhow::Result<()> {
-        let mut held = None;
-        loop {
-            let mut replica = match held.take() {
-                Some(replica) => replica,
-                None => match self.sync().await {
-                    Ok(replica) => replica,
-                    Err(error) if is_transient(&error) || error.is::<Desynchronised>() => {
-                        self.pause(&error).await?;
-                        continue;
-                    }
-                    Err(error) => return Err(error),
-                },
-            };
-            if let Err(error) = self.evaluate(&replica).await {
-                if !is_transient(&error) {
-                    return Err(error);
-                }
-                held = Some(replica);
-                self.pause(&error).await?;
-                continue;
-            }
-            if self.run.manifest().windows.is_over(replica.window) {
-                self.reporter.tell(Event::Finished { windows: replica.window });
-                return Ok(());
-            }
-            match self.window(&mut replica).await {
-                Ok(()) => held = Some(replica),
-                Err(error) if is_transient(&error) => {
-                    // θ changes only once everything for it is there, so it is still good.
-                    held = Some(replica);
-                    self.pause(&error).await?;
-                }
-                Err(error) => self.reporter.tell(error.downcast::<Desynchronised>()?.into()),
-            }
-        }
+impl Follower for Validator {
+    type Held = Replica;
+    // θ changes only once everything for it is there.
+    const OUTLIVES_FAILURE: bool = true;
+
+    fn run(&self) -> &Run {
+        &self.run
     }
 
-    async fn pause(&self, error: &anyhow::Error) -> anyhow::Result<()> {
-        self.reporter.tell(Event::Warning { message: format!("{error:#}; trying again") });
-        Ok(self.shutdown.or(tokio::time::sleep(self.poll)).await?)
+    fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     async fn sync(&self) -> anyhow::Result<Replica> {
-        let replica = self.shutdown.or(Replica::newest(&self.run)).await??;
-        let (window, state_root) = (replica.window, replica.state_root);
-        self.reporter.tell(Event::Synced { window, state_root });
-        Ok(replica)
+        Replica::newest(&self.run).await
     }
 
-    async fn window(&self, replica: &mut Replica) -> anyhow::Result<()> {
+    async fn arrive(&self, replica: &Replica) -> anyhow::Result<()> {
+        self.evaluate(replica).await
+    }
+
+    async fn window(&mut self, replica: &mut Replica) -> anyhow::Result<()> {
+        self.pass(replica).await
+    }
+}
+
+impl Validator {
+    async fn pass(&self, replica: &mut Replica) -> anyhow::Result<()> {
         let window = replica.window;
-        let open: Signed<Open> = self.run.wait_for(&RunKey::Open(window), &self.shutdown).await?;
+        let open: Signed<Open> = self.run.wait_for(&RunKey::Open(window), &self.pace.shutdown).await?;
         replica.expect_open(&open)?;
-        let cutoff: Signed<Cutoff> = self.run.wait_for(&RunKey::Cutoff(window), &self.shutdown).await?;
+        let cutoff: Signed<Cutoff> = self.run.wait_for(&RunKey::Cutoff(window), &self.pace.shutdown).await?;
         // A window that is closed already needs no scores: this validator came late.
         if self.run.close(window).await?.is_none() && !cutoff.record.pinned.is_empty() {
             let scores = self.score(replica, &open, &cutoff).await?;
             let (updates, seconds) = (scores.scores.len(), scores.seconds);
             self.publish(PeerFile::Scores, window, scores).await?;
-            self.reporter.tell(Event::Scored { window, updates, seconds });
+            self.pace.reporter.tell(Event::Scored { window, updates, seconds });
         }
-        let close: Signed<Close> = self.run.wait_for(&RunKey::Close(window), &self.shutdown).await?;
+        let close: Signed<Close> = self.run.wait_for(&RunKey::Close(window), &self.pace.shutdown).await?;
         replica.follow(&self.run, &open, &close).await
     }
 
@@ -147,7 +120,7 @@ impl Validator {
         if !heldout_loss.is_finite() {
             let message =
                 format!("the held-out loss after window {window} is no number; the run has diverged");
-            self.reporter.tell(Event::Warning { message });
+            self.pace.reporter.tell(Event::Warning { message });
             return Ok(());
         }
         let bits_per_byte = self.samples.index().bits_per_byte(Split::Heldout, heldout_loss);
@@ -156,7 +129,7 @@ impl Validator {
         let state_root = replica.state_root;
         let evaluation = Evaluation { run, window, state_root, heldout_loss, bits_per_byte, tokens };
         self.publish(PeerFile::Evaluation, window, evaluation).await?;
-        self.reporter.tell(Event::Evaluated { window, heldout_loss, bits_per_byte });
+        self.pace.reporter.tell(Event::Evaluated { window, heldout_loss, bits_per_byte });
         Ok(())
     }
 

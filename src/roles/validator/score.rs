@@ -39,7 +39,7 @@ impl Validator {
         let ruler = self.ruler(replica, open, cutoff).await?;
         let mut scores = Vec::new();
         for pinned in &cutoff.record.pinned {
-            let score = self.shutdown.or(self.score_one(&ruler, replica, open, pinned)).await??;
+            let score = self.pace.shutdown.or(self.score_one(&ruler, replica, open, pinned)).await??;
             scores.push(score);
         }
         Ok(Scores {
