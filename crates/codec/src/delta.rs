@@ -71,13 +71,7 @@ impl Delta {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) if `theta` has not the layout's tensors; it is unchanged then.
     pub fn apply(&self, theta: &mut [Vec<f32>]) -> Result<()> {
-        self.layout().check_lengths(theta.iter().map(Vec::len))?;
-        self.sections.read_all(|chunk, positions, values| {
-            for (&position, &value) in positions.iter().zip(values) {
-                theta[chunk.tensor][chunk.index(position.into())] -= value;
-            }
-        });
-        Ok(())
+        self.sections.visit(theta, |_| {}, |element, value| *element -= value)
     }
 
     pub(crate) fn sections(&self) -> &Sections {

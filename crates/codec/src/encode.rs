@@ -1,14 +1,17 @@
 //! One peer's side: error feedback, top-k, quantiser, file.
 
+use rayon::prelude::*;
+
 use crate::error::{Error, Result};
 use crate::header::{self, Binding, Kind};
-use crate::layout::{CHUNK, Chunk, Layout};
+use crate::layout::{CHUNK, Chunk, Layout, Section};
 use crate::quantize::CodeBits;
-use crate::section::{self, Format, Kept, kept_in_chunk};
-use crate::topk;
+use crate::section::{Coder, Format, Kept, kept_in_chunk};
+use crate::simd::Simd;
+use crate::topk::TopK;
 
 /// Largest magnitude of an input. Far above anything that trains, far below what could overflow on the way.
-const MAX_MAGNITUDE: f32 = (1_u64 << 60) as f32;
+pub(crate) const MAX_MAGNITUDE: f32 = (1_u64 << 60) as f32;
 
 /// How updates of a run are compressed. Every peer of a run has the same.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,12 +48,13 @@ impl CodecConfig {
 /// Folds the pseudo-gradient `delta` into the error feedback `e` and returns the update file.
 ///
 /// `e ← β·e + Δ` (one f32 multiplication, one addition); the largest magnitudes of every chunk are quantised and
-/// written; `e ← e − decoded`. Both `delta` and `e` have one slice for each tensor of the layout, in its order.
-/// Given the same inputs, the bytes are the same on every machine.
+/// written; `e ← e − decoded`. Both `delta` and `e` have one slice for each tensor of the layout, in its order. Each is
+/// read once. Sections are worked on in parallel; given the same inputs, the bytes are the same on every machine and with
+/// any number of threads.
 ///
 /// # Errors
-/// [`Error::Config`], [`Error::Shape`], or [`Error::Value`] for an element of `delta` or `e` that is not finite or is
-/// beyond 2^60. All are found before anything is changed: after one of them `e` is as it was. ([`Error::TooLong`] would
+/// [`Error::Config`] and [`Error::Shape`], before anything is changed. [`Error::Value`] for a sum that is not finite or
+/// is beyond 2^60; part of `e` is then old and part is new, so that it must be thrown away. ([`Error::TooLong`] would
 /// mean that the bound which readers apply is wrong.)
 pub fn compress(
     layout: &Layout,
@@ -62,84 +66,73 @@ pub fn compress(
     config.check()?;
     layout.check_lengths(delta.iter().map(|t| t.len()))?;
     layout.check_lengths(e.iter().map(Vec::len))?;
-    check_values("pseudo-gradient", delta.iter().copied())?;
-    check_values("error feedback", e.iter().map(Vec::as_slice))?;
-
-    let mut scratch = Scratch::default();
-    let sections: Vec<Vec<u8>> = (0..layout.num_sections())
-        .map(|i| compress_section(layout, i, config, delta, e, &mut scratch))
+    let sections = layout.split(e);
+    let sections: Result<Vec<Vec<u8>>> = sections
+        .into_par_iter()
+        .map_init(Scratch::new, |scratch, section| compress_section(layout, section, config, delta, scratch))
         .collect();
-    header::write(Kind::Update, binding, layout, config.format(), &sections)
+    header::write(Kind::Update, binding, layout, config.format(), &sections?)
 }
 
 /// Buffers that one section after the other uses.
-#[derive(Default)]
 struct Scratch {
+    simd: Simd,
     chunk: Vec<f32>,
-    topk: topk::Scratch,
+    topk: TopK,
     positions: Vec<u16>,
     kept: Kept,
+    coder: Coder,
+}
+
+impl Scratch {
+    fn new() -> Self {
+        let simd = Simd::detect();
+        let (chunk, positions, kept) = (vec![0.0; CHUNK], Vec::new(), Kept::default());
+        Self { simd, chunk, topk: TopK::new(simd), positions, kept, coder: Coder::new(simd) }
+    }
 }
 
 fn compress_section(
     layout: &Layout,
-    section: usize,
+    mut e: Section<'_>,
     config: &CodecConfig,
     delta: &[&[f32]],
-    e: &mut [Vec<f32>],
     scratch: &mut Scratch,
-) -> Vec<u8> {
-    let Scratch { chunk: values, topk, positions, kept } = scratch;
-    let chunks: Vec<Chunk> = layout.section(section).collect();
+) -> Result<Vec<u8>> {
+    let Scratch { simd, chunk: values, topk, positions, kept, coder } = scratch;
     kept.clear();
-    for chunk in &chunks {
-        fold(chunk, config.error_feedback_decay, delta[chunk.tensor], &mut e[chunk.tensor], values);
-        topk::select(values, kept_in_chunk(config.top_k, chunk.len), topk, positions);
-        kept.push(positions, positions.iter().map(|&p| values[usize::from(p)]));
-    }
-    let lengths: Vec<usize> = chunks.iter().map(|chunk| chunk.len).collect();
-    let bytes = section::encode(config.format(), &lengths, kept);
-    subtract_decoded(&chunks, kept, e);
-    bytes
-}
-
-/// `e ← β·e + Δ` over one chunk, and a copy of the result in `values`.
-fn fold(chunk: &Chunk, beta: f32, delta: &[f32], e: &mut [f32], values: &mut Vec<f32>) {
-    values.resize(chunk.len, 0.0);
-    for (row, values) in values.chunks_exact_mut(chunk.width).enumerate() {
-        let start = chunk.base + row * chunk.stride;
-        let range = start..start + chunk.width;
-        for ((e, delta), value) in e[range.clone()].iter_mut().zip(&delta[range]).zip(values) {
-            *e = beta * *e + delta;
-            *value = *e;
+    for chunk in layout.section(e.index) {
+        let values = &mut values[..chunk.len];
+        let (start, elements) = e.of(&chunk);
+        let delta = &delta[chunk.tensor][start..start + elements.len()];
+        let most = simd.fold(&chunk, start, config.error_feedback_decay, delta, elements, values);
+        // The bits of infinity and NaN are above those of any finite magnitude.
+        if most > MAX_MAGNITUDE.to_bits() {
+            let places: Vec<u16> = (0..chunk.len as u16).collect();
+            return Err(find_bad("pseudo-gradient with error feedback", &chunk, &places, values));
         }
+        topk.select(values, kept_in_chunk(config.top_k, chunk.len), positions);
+        kept.push(chunk.len, positions, positions.iter().map(|&p| values[usize::from(p)]));
     }
+    let bytes = coder.encode(config.format(), kept);
+    subtract_decoded(layout, &mut e, kept);
+    Ok(bytes)
 }
 
 /// `e ← e − decoded` for every kept value of a section.
-pub(crate) fn subtract_decoded(chunks: &[Chunk], kept: &Kept, e: &mut [Vec<f32>]) {
-    for (i, chunk) in chunks.iter().enumerate() {
+pub(crate) fn subtract_decoded(layout: &Layout, e: &mut Section<'_>, kept: &Kept) {
+    for (i, chunk) in layout.section(e.index).enumerate() {
         let (positions, decoded) = kept.chunk(i);
+        let (start, elements) = e.of(&chunk);
         for (&position, decoded) in positions.iter().zip(decoded) {
-            e[chunk.tensor][chunk.index(position.into())] -= decoded;
+            elements[chunk.index(position.into()) - start] -= decoded;
         }
     }
 }
 
-/// Refuses values that are not finite or beyond 2^60.
-pub(crate) fn check_values<'a>(what: &'static str, tensors: impl Iterator<Item = &'a [f32]>) -> Result<()> {
-    // The bits of infinity and NaN are above those of any finite magnitude.
-    let magnitude = |value: &f32| value.abs().to_bits();
-    let limit = MAX_MAGNITUDE.to_bits();
-    for (tensor, values) in tensors.enumerate() {
-        // No branch for each value: where a bad one is matters only once there is one.
-        let bad = |block: &[f32]| block.iter().fold(false, |bad, value| bad | (magnitude(value) > limit));
-        if !values.chunks(CHUNK).any(bad) {
-            continue;
-        }
-        if let Some(index) = values.iter().position(|value| magnitude(value) > limit) {
-            return Err(Error::Value { what, tensor, index, value: values[index] });
-        }
-    }
-    Ok(())
+/// The first of the `values` at `positions` of `chunk` that is not finite or beyond 2^60.
+pub(crate) fn find_bad(what: &'static str, chunk: &Chunk, positions: &[u16], values: &[f32]) -> Error {
+    let is_bad = |value: &f32| value.abs().to_bits() > MAX_MAGNITUDE.to_bits();
+    let i = values.iter().position(is_bad).unwrap_or(0);
+    Error::Value { what, tensor: chunk.tensor, index: chunk.index(positions[i].into()), value: values[i] }
 }

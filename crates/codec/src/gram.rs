@@ -1,13 +1,17 @@
 //! Inner products of all pairs of updates, straight from the sparse codes.
 
+use rayon::prelude::*;
+
 use crate::error::{Error, Result};
 use crate::layout::CHUNK;
+use crate::simd::{COLUMNS, Simd};
 use crate::update::{Update, advance};
 
 /// The G×G matrix of inner products, row after row; G is the number of `updates`.
 ///
-/// Products and sums in f64, over chunks in the order of the file and within a chunk by position, so that the result is
-/// the same on every machine. The diagonal holds squared norms; memory is one section of each update.
+/// Products and sums in f64: within a section over chunks in the order of the file and within a chunk by position, then
+/// over sections; so the result is the same on every machine. The diagonal holds squared norms. Memory, for each
+/// thread, is a chunk of each update.
 ///
 /// # Errors
 /// [`Error::Binding`] if the updates are not all of one layout.
@@ -20,27 +24,56 @@ pub fn gram(updates: &[&Update]) -> Result<Vec<f64>> {
         let (expected, found) = ("the same for all".to_owned(), "another".to_owned());
         return Err(Error::Binding { field: "layout", expected, found });
     }
-    let mut dense = vec![0.0_f64; CHUNK];
-    for section in 0..layout.num_sections() {
-        let mut readers: Vec<_> = updates.iter().map(|u| u.sections().reader(section)).collect();
-        for chunk in layout.section(section) {
-            readers.iter_mut().for_each(|reader| advance(reader, &chunk));
-            for (row, a) in readers.iter().enumerate() {
-                let entries = || a.positions.iter().map(|&p| usize::from(p)).zip(&a.values);
-                entries().for_each(|(position, &value)| dense[position] = value.into());
-                for (column, b) in readers.iter().enumerate().skip(row) {
-                    let pairs = b.positions.iter().zip(&b.values);
-                    let product: f64 = pairs.map(|(&p, &v)| dense[usize::from(p)] * f64::from(v)).sum();
-                    products[row * g + column] += product;
-                }
-                entries().for_each(|(position, _)| dense[position] = 0.0);
-            }
-        }
-    }
-    for row in 0..g {
-        for column in 0..row {
-            products[row * g + column] = products[column * g + row];
+    let sections: Vec<Vec<f64>> = (0..layout.num_sections())
+        .into_par_iter()
+        .map_init(|| Products::new(g), |scratch, section| scratch.of_section(updates, section))
+        .collect();
+    // In the order of the file, whatever thread was first.
+    for section in sections {
+        let rows = section.chunks_exact(section.len() / g);
+        for (row, sums) in rows.zip(products.chunks_exact_mut(g)) {
+            sums.iter_mut().zip(row).for_each(|(sum, product)| *sum += product);
         }
     }
     Ok(products)
+}
+
+/// One chunk of all updates, side by side.
+struct Products {
+    simd: Simd,
+    /// Number of updates, rounded up to whole [`COLUMNS`].
+    width: usize,
+    /// Row p, column u: the value that update u has at position p.
+    rows: Vec<f32>,
+}
+
+impl Products {
+    fn new(updates: usize) -> Self {
+        let width = updates.next_multiple_of(COLUMNS);
+        Self { simd: Simd::detect(), width, rows: vec![0.0; CHUNK * width] }
+    }
+
+    /// The matrix of one section, of `width` columns.
+    fn of_section(&mut self, updates: &[&Update], section: usize) -> Vec<f64> {
+        let mut products = vec![0.0; updates.len() * self.width];
+        let mut readers: Vec<_> = updates.iter().map(|u| u.sections().reader(section)).collect();
+        let layout = updates[0].layout();
+        for chunk in layout.section(section) {
+            for (update, reader) in readers.iter_mut().enumerate() {
+                advance(reader, &chunk);
+                for (&position, &value) in reader.positions.iter().zip(&reader.values) {
+                    self.rows[usize::from(position) * self.width + update] = value;
+                }
+            }
+            for (reader, sums) in readers.iter().zip(products.chunks_exact_mut(self.width)) {
+                self.simd.add_rows(&self.rows, self.width, &reader.positions, &reader.values, sums);
+            }
+            for (update, reader) in readers.iter().enumerate() {
+                for &position in &reader.positions {
+                    self.rows[usize::from(position) * self.width + update] = 0.0;
+                }
+            }
+        }
+        products
+    }
 }

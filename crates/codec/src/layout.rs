@@ -17,6 +17,8 @@ pub const CHUNK: usize = 4096;
 pub const TILE: usize = 64;
 /// Most chunks in a section.
 pub const SECTION_CHUNKS: usize = 1024;
+/// Most columns of a matrix that is cut into tiles: so many that a section can always end with a row of tiles.
+pub const MAX_COLUMNS: usize = SECTION_CHUNKS * TILE;
 /// Most sections in a file: 2^20 of them are 4.4 trillion parameters.
 pub const MAX_SECTIONS: usize = 1 << 20;
 /// Most tensors in a layout.
@@ -34,6 +36,8 @@ pub struct Tensor {
     len: usize,
     first_chunk: usize,
     chunks: usize,
+    /// Tiles side by side; 1 for runs.
+    across: usize,
 }
 
 impl Tensor {
@@ -58,17 +62,31 @@ impl Tensor {
         self.first_chunk..self.first_chunk + self.chunks
     }
 
-    /// Where the tensor's chunk `i` (counted from the tensor's own first) lies.
+    /// Whether the tensor is a matrix cut into tiles.
+    fn columns(&self) -> Option<usize> {
+        match self.shape[..] {
+            [_, columns] if columns <= MAX_COLUMNS => Some(columns),
+            _ => None,
+        }
+    }
+
+    /// Where the tensor's chunk `i` (counted from the tensor's own first) lies: base, width, stride, length.
     fn chunk(&self, i: usize) -> (usize, usize, usize, usize) {
-        let [rows, cols] = self.shape[..] else {
+        let Some(columns) = self.columns() else {
             let base = i * CHUNK;
             let len = CHUNK.min(self.len - base);
             return (base, len, len, len);
         };
-        let across = cols.div_ceil(TILE);
-        let (row, col) = (i / across * TILE, i % across * TILE);
-        let (height, width) = (TILE.min(rows - row), TILE.min(cols - col));
-        (row * cols + col, width, cols, width * height)
+        let (row, column) = (i / self.across * TILE, i % self.across * TILE);
+        let (height, width) = (TILE.min(self.shape[0] - row), TILE.min(columns - column));
+        (row * columns + column, width, columns, width * height)
+    }
+
+    /// The first element of the tensor's chunk `i`, which begins a row of tiles, or of all if there is no such chunk.
+    fn element(&self, i: usize) -> usize {
+        debug_assert!(i.is_multiple_of(self.across));
+        let per_row = self.columns().map_or(CHUNK, |columns| TILE * columns);
+        (i / self.across * per_row).min(self.len)
     }
 }
 
@@ -113,8 +131,8 @@ pub struct Layout {
 impl Layout {
     /// Lays out `tensors` (name, shape) in the order given.
     ///
-    /// A shape of two dimensions is a matrix and is cut into tiles; any other shape is one long run, a scalar
-    /// (`[]`) included.
+    /// A shape of two dimensions with at most [`MAX_COLUMNS`] columns is a matrix and is cut into tiles; any other shape
+    /// is one long run, a scalar (`[]`) included.
     ///
     /// # Errors
     /// [`Error::Layout`]: no tensors, a name that is empty, repeated or over 4096 bytes, a dimension of zero, more
@@ -134,6 +152,7 @@ impl Layout {
             let tensor = lay_out(&name, shape, chunks).map_err(refuse)?;
             chunks = chunks.checked_add(tensor.chunks).ok_or_else(|| refuse("makes too many chunks"))?;
             parameters += tensor.len as u64;
+            // A section of a large tensor has more than half of the chunks it could have.
             if chunks.div_ceil(SECTION_CHUNKS) > MAX_SECTIONS {
                 return Err(refuse("makes too many sections"));
             }
@@ -194,6 +213,38 @@ impl Layout {
         })
     }
 
+    /// Number of elements in section `section`.
+    pub(crate) fn section_elements(&self, section: usize) -> u64 {
+        self.pieces(section).map(|(_, elements)| elements.len() as u64).sum()
+    }
+
+    /// The tensors of section `section`, each with the flat indices of its elements there: always one stretch, because a
+    /// section ends with a row of tiles.
+    pub(crate) fn pieces(&self, section: usize) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
+        let range = self.sections[section]..self.sections[section + 1];
+        let first = self.tensors.partition_point(|t| t.first_chunk <= range.start) - 1;
+        self.tensors[first..].iter().enumerate().map_while(move |(i, tensor)| {
+            let own = tensor.chunks();
+            let (start, end) = (range.start.max(own.start), range.end.min(own.end));
+            let element = |chunk: usize| tensor.element(chunk - own.start);
+            (start < end).then(|| (first + i, element(start)..element(end)))
+        })
+    }
+
+    /// Cuts `tensors` into what belongs to each section, so that sections can be worked on at the same time.
+    pub(crate) fn split<'t>(&self, tensors: &'t mut [Vec<f32>]) -> Vec<Section<'t>> {
+        let mut rest: Vec<&mut [f32]> = tensors.iter_mut().map(Vec::as_mut_slice).collect();
+        let mut cut = |section| {
+            let pieces = self.pieces(section).map(|(tensor, elements)| {
+                let (piece, after) = std::mem::take(&mut rest[tensor]).split_at_mut(elements.len());
+                rest[tensor] = after;
+                Piece { tensor, start: elements.start, elements: piece }
+            });
+            Section { index: section, pieces: pieces.collect() }
+        };
+        (0..self.num_sections()).map(&mut cut).collect()
+    }
+
     /// Checks that `lengths` are those of the tensors.
     pub(crate) fn check_lengths(&self, lengths: impl ExactSizeIterator<Item = usize>) -> Result<()> {
         let (expected, actual) = (self.tensors.len(), lengths.len());
@@ -214,6 +265,36 @@ impl Layout {
     }
 }
 
+/// A section's share of some tensors.
+#[derive(Debug)]
+pub(crate) struct Section<'t> {
+    pub(crate) index: usize,
+    pieces: Vec<Piece<'t>>,
+}
+
+#[derive(Debug)]
+struct Piece<'t> {
+    tensor: usize,
+    /// Flat index of the first element.
+    start: usize,
+    elements: &'t mut [f32],
+}
+
+impl Section<'_> {
+    /// The elements of the tensor that `chunk` belongs to, and the flat index of the first of them.
+    #[inline]
+    pub(crate) fn of(&mut self, chunk: &Chunk) -> (usize, &mut [f32]) {
+        let first = self.pieces[0].tensor;
+        let piece = &mut self.pieces[chunk.tensor - first];
+        (piece.start, piece.elements)
+    }
+
+    /// All elements, a slice for each tensor.
+    pub(crate) fn slices(&mut self) -> impl Iterator<Item = &mut [f32]> {
+        self.pieces.iter_mut().map(|piece| &mut *piece.elements)
+    }
+}
+
 /// Checks one tensor and counts its elements and chunks.
 fn lay_out(name: &str, shape: Vec<usize>, first_chunk: usize) -> Result<Tensor, &'static str> {
     if name.is_empty() || name.len() > MAX_NAME {
@@ -224,20 +305,26 @@ fn lay_out(name: &str, shape: Vec<usize>, first_chunk: usize) -> Result<Tensor, 
     }
     let count = |n: usize, d: &usize| n.checked_mul(*d);
     let len = shape.iter().try_fold(1, count).ok_or("has more elements than can be counted")?;
-    let chunks = match shape[..] {
-        _ if len == 0 => return Err("has no elements"),
-        [rows, cols] => rows.div_ceil(TILE).checked_mul(cols.div_ceil(TILE)),
-        _ => Some(len.div_ceil(CHUNK)),
+    if len == 0 {
+        return Err("has no elements");
+    }
+    let mut tensor = Tensor { name: name.to_owned(), shape, len, first_chunk, chunks: 0, across: 1 };
+    let chunks = match tensor.columns() {
+        Some(columns) => {
+            tensor.across = columns.div_ceil(TILE);
+            tensor.shape[0].div_ceil(TILE).checked_mul(tensor.across)
+        }
+        None => Some(len.div_ceil(CHUNK)),
     };
-    let chunks = chunks.ok_or("makes too many chunks")?;
-    Ok(Tensor { name: name.to_owned(), shape, len, first_chunk, chunks })
+    tensor.chunks = chunks.ok_or("makes too many chunks")?;
+    Ok(tensor)
 }
 
 /// Cuts the chunks into sections and returns where each starts, with the end of the last appended.
 ///
-/// Small neighbours share a section, a tensor is cut only when it alone has more than [`SECTION_CHUNKS`], and then at
-/// multiples of that from its own start. So small models do not pay for a table of tiny sections, and a peer that
-/// holds whole tensors can encode its sections by itself.
+/// Small neighbours share a section, a tensor is cut only when it alone has more than [`SECTION_CHUNKS`], and then after
+/// the last row of tiles that fits. So small models do not pay for a table of tiny sections, a peer that holds whole
+/// tensors or rows can encode its sections by itself, and no two sections share a row of a matrix.
 fn cut_sections(tensors: &[Tensor]) -> Vec<usize> {
     let mut starts = vec![0];
     let mut open = 0;
@@ -251,8 +338,9 @@ fn cut_sections(tensors: &[Tensor]) -> Vec<usize> {
             open = tensor.first_chunk;
             starts.push(open);
         }
+        let whole_rows = SECTION_CHUNKS / tensor.across * tensor.across;
         while end - open > SECTION_CHUNKS {
-            open += SECTION_CHUNKS;
+            open += whole_rows;
             starts.push(open);
         }
     }

@@ -1,16 +1,18 @@
 //! The update file and the merged delta: chunks, top-k, quantiser, entropy coder, safe decoder.
 //!
-//! Pure: bytes and slices in, bytes and slices out. No I/O, no clock, no randomness, no threads, no tensor library.
+//! Pure: bytes and slices in, bytes and slices out. No I/O, no clock, no randomness, no tensor library.
 //! Every result is the same on every machine: floating-point work is done in a fixed order with IEEE `+ - × ÷ √`
-//! only, never fused and never through a mathematics library.
+//! only, never fused and never through a mathematics library. Sections are worked on by rayon's threads, as many as its
+//! pool has; how many there are changes nothing but the time.
 //!
 //! | module | idea |
 //! | --- | --- |
 //! | [`layout`] | ordered tensors, their 64×64 tiles and 4096-long runs, and how chunks are grouped into sections |
 //! | `topk` | the k largest magnitudes of a chunk, exactly |
 //! | `quantize` | logarithmic chunk scales, magnitude levels, and how they are fitted |
-//! | `rans` | the entropy coder: one 64-bit rANS state, 32-bit words |
-//! | `subset` | sorted positions, at the cost of log2 C(n, k) bits and no more |
+//! | `simd` | the loops over every parameter, as wide as the processor allows |
+//! | `table` | how often each symbol of a section occurs |
+//! | `rans` | the entropy coder: four lanes of 64 bits, one stream of 32-bit words |
 //! | `section` | up to 1024 chunks in one independently decodable, hashed piece |
 //! | `header` | what the file is for, its lengths and its hashes |
 //! | `encode` | error feedback and compression of one peer's pseudo-gradient: [`compress()`] |
@@ -32,8 +34,9 @@ mod merge;
 mod quantize;
 mod rans;
 mod section;
+mod simd;
 mod stats;
-mod subset;
+mod table;
 mod topk;
 mod update;
 

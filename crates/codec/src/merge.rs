@@ -1,11 +1,14 @@
 //! Many updates into one delta.
 
-use crate::encode::{check_values, subtract_decoded};
+use rayon::prelude::*;
+
+use crate::encode::{MAX_MAGNITUDE, find_bad, subtract_decoded};
 use crate::error::{Error, Result};
 use crate::header::{self, Binding, DeltaBinding, Kind};
-use crate::layout::{CHUNK, Chunk, Layout};
+use crate::layout::{CHUNK, Chunk, Layout, Section};
 use crate::quantize::CodeBits;
-use crate::section::{self, Format, Kept, Reader};
+use crate::section::{Coder, Format, Kept, Reader};
+use crate::simd::Simd;
 use crate::update::{Update, advance};
 
 /// Largest coefficient of an update.
@@ -45,12 +48,12 @@ impl DeltaBinding {
 /// `e` is quantised and written, and `e ← e − decoded`. Elsewhere `e` does not change. The caller has folded outer
 /// learning rate, weights and clipping into the coefficients. Same inputs, same bytes, on every machine.
 ///
-/// Memory: one section of each update, and one of the delta, beside the finished part of the file.
+/// Memory, for each thread: a chunk of each update and one section of the delta; beside the finished part of the file.
 ///
 /// # Errors
 /// [`Error::Binding`] if an update is for another run, window, start or layout; [`Error::Shape`] if `e` has not the
-/// layout's tensors; [`Error::Value`] if a coefficient or an element of `e` is not finite or out of range. All are
-/// found before anything is changed.
+/// layout's tensors; [`Error::Value`] if a coefficient is out of range: all found before anything is changed.
+/// [`Error::Value`] also for a sum that is not finite or is beyond 2^60; `e` must then be thrown away.
 pub fn merge(
     layout: &Layout,
     binding: &DeltaBinding,
@@ -59,30 +62,37 @@ pub fn merge(
     e: &mut [Vec<f32>],
 ) -> Result<Vec<u8>> {
     layout.check_lengths(e.iter().map(Vec::len))?;
-    check_values("error feedback", e.iter().map(Vec::as_slice))?;
     for (i, (update, coefficient)) in updates.iter().enumerate() {
         check_update(layout, binding, update)?;
         if coefficient.is_nan() || coefficient.abs() > MAX_COEFFICIENT {
             return Err(Error::Value { what: "coefficient", tensor: 0, index: i, value: *coefficient });
         }
     }
-    let voices: Vec<_> = updates.iter().filter(|(_, coefficient)| *coefficient != 0.0).collect();
-    let mut sum = Sum::new();
-    let mut kept = Kept::default();
-    let mut sections = Vec::with_capacity(layout.num_sections());
-    for section in 0..layout.num_sections() {
-        let chunks: Vec<Chunk> = layout.section(section).collect();
-        let mut readers: Vec<_> = voices.iter().map(|(u, c)| (u.sections().reader(section), *c)).collect();
-        kept.clear();
-        for chunk in &chunks {
-            sum.collect(chunk, &mut readers);
-            sum.fold_into(chunk, &mut e[chunk.tensor], &mut kept);
-        }
-        let lengths: Vec<usize> = chunks.iter().map(|chunk| chunk.len).collect();
-        sections.push(section::encode(config.format(), &lengths, &mut kept));
-        subtract_decoded(&chunks, &kept, e);
+    let voices: Vec<_> = updates.iter().copied().filter(|(_, coefficient)| *coefficient != 0.0).collect();
+    let sections: Result<Vec<Vec<u8>>> = layout
+        .split(e)
+        .into_par_iter()
+        .map_init(Sum::new, |sum, section| merge_section(layout, section, config, &voices, sum))
+        .collect();
+    header::write(Kind::Delta, &binding.in_header(), layout, config.format(), &sections?)
+}
+
+fn merge_section(
+    layout: &Layout,
+    mut e: Section<'_>,
+    config: &DeltaConfig,
+    voices: &[(&Update, f32)],
+    sum: &mut Sum,
+) -> Result<Vec<u8>> {
+    let mut readers: Vec<_> = voices.iter().map(|(u, c)| (u.sections().reader(e.index), *c)).collect();
+    sum.kept.clear();
+    for chunk in layout.section(e.index) {
+        sum.collect(&chunk, &mut readers);
+        sum.fold_into(&chunk, &mut e)?;
     }
-    header::write(Kind::Delta, &binding.in_header(), layout, config.format(), &sections)
+    let bytes = sum.coder.encode(config.format(), &mut sum.kept);
+    subtract_decoded(layout, &mut e, &sum.kept);
+    Ok(bytes)
 }
 
 fn check_update(layout: &Layout, binding: &DeltaBinding, update: &Update) -> Result<()> {
@@ -107,44 +117,70 @@ fn check_update(layout: &Layout, binding: &DeltaBinding, update: &Update) -> Res
 /// The weighted sum of one chunk, and which of its elements any update has kept.
 struct Sum {
     values: Vec<f32>,
-    touched: [u64; CHUNK / 64],
+    /// 1 where an update has kept the element. Bytes, because neighbours in one word would wait for each other.
+    touched: Vec<u8>,
     positions: Vec<u16>,
+    folded: Vec<f32>,
+    kept: Kept,
+    coder: Coder,
 }
 
 impl Sum {
     fn new() -> Self {
-        Self { values: vec![0.0; CHUNK], touched: [0; CHUNK / 64], positions: Vec::new() }
+        let (positions, folded) = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK));
+        let (kept, coder) = (Kept::default(), Coder::new(Simd::detect()));
+        Self { values: vec![0.0; CHUNK], touched: vec![0; CHUNK], positions, folded, kept, coder }
     }
 
     /// Reads `chunk` from every update and adds it up.
     fn collect(&mut self, chunk: &Chunk, readers: &mut [(Reader<'_>, f32)]) {
-        self.values[..chunk.len].fill(0.0);
+        self.values.fill(0.0);
         self.touched.fill(0);
+        let (values, touched) = (&mut self.values[..CHUNK], &mut self.touched[..CHUNK]);
         for (reader, coefficient) in readers {
             advance(reader, chunk);
             for (&position, &value) in reader.positions.iter().zip(&reader.values) {
-                let position = usize::from(position);
-                self.values[position] += *coefficient * value;
-                self.touched[position / 64] |= 1 << (position % 64);
+                let position = usize::from(position) % CHUNK;
+                values[position] += *coefficient * value;
+                touched[position] = 1;
             }
         }
         self.positions.clear();
-        for (word, &bits) in self.touched.iter().enumerate() {
-            let mut bits = bits;
-            while bits != 0 {
-                self.positions.push((word * 64) as u16 + bits.trailing_zeros() as u16);
-                bits &= bits - 1;
+        for (block, bytes) in self.touched.as_chunks::<64>().0.iter().enumerate() {
+            let mut mask = mask(bytes);
+            while mask != 0 {
+                self.positions.push((block * 64) as u16 + mask.trailing_zeros() as u16);
+                mask &= mask - 1;
             }
         }
     }
 
     /// `e ← e + m` on the union, whose values are then to be coded.
-    fn fold_into(&self, chunk: &Chunk, e: &mut [f32], kept: &mut Kept) {
-        let add = |&position: &u16| {
-            let at = &mut e[chunk.index(position.into())];
-            *at += self.values[usize::from(position)];
+    fn fold_into(&mut self, chunk: &Chunk, e: &mut Section<'_>) -> Result<()> {
+        let (start, elements) = e.of(chunk);
+        self.folded.clear();
+        self.folded.extend(self.positions.iter().map(|&position| {
+            let at = &mut elements[chunk.index(position.into()) - start];
+            *at += self.values[usize::from(position) % CHUNK];
             *at
-        };
-        kept.push(&self.positions, self.positions.iter().map(add));
+        }));
+        let most = self.folded.iter().fold(0, |most, value| most.max(value.abs().to_bits()));
+        if most > MAX_MAGNITUDE.to_bits() {
+            return Err(find_bad(
+                "merged pseudo-gradient with error feedback",
+                chunk,
+                &self.positions,
+                &self.folded,
+            ));
+        }
+        self.kept.push(chunk.len, &self.positions, self.folded.iter().copied());
+        Ok(())
     }
+}
+
+/// Bit i is set if `bytes[i]` is 1 rather than 0.
+fn mask(bytes: &[u8; 64]) -> u64 {
+    // The product moves the lowest bits of eight bytes next to each other, without a carry.
+    let eight = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+    bytes.as_chunks::<8>().0.iter().rev().fold(0, |mask, bytes| mask << 8 | eight(bytes))
 }

@@ -4,6 +4,8 @@
 //! section shares. Values that survived a top-k bunch just above a threshold, so what differs between chunks is the
 //! scale, and what differs between tensors is the length of the tail.
 
+use crate::simd::Simd;
+
 /// Smallest exponent of a scale; the largest is 31.
 const MIN_EXPONENT: i32 = -96;
 /// Scales for each power of two.
@@ -14,6 +16,8 @@ pub(crate) const MAX_SCALE_CODE: u16 = 128 * PER_OCTAVE;
 pub(crate) const MAX_STEP: u16 = 16 * STEP_UNIT;
 /// A step of one scale.
 const STEP_UNIT: u16 = 256;
+/// Once so many values have been looked at, the spread of a section is known well enough.
+const MEASURED: u64 = 1 << 16;
 /// Most magnitudes that any [`CodeBits`] has.
 pub(crate) const MAX_LEVELS: usize = 8;
 
@@ -73,7 +77,12 @@ pub enum CodeBits {
 impl CodeBits {
     /// Number of magnitudes: 1, 2, 4 or 8.
     pub fn levels(self) -> usize {
-        1 << (self as usize - 1)
+        1 << self.level_bits()
+    }
+
+    /// Bits that tell the magnitudes apart.
+    pub(crate) fn level_bits(self) -> u32 {
+        self as u32 - 1
     }
 }
 
@@ -92,40 +101,56 @@ impl Levels {
         Self { ratios: std::array::from_fn(ratio), count: bits.levels(), step }
     }
 
-    /// The chunk's magnitudes: one f32 multiplication each.
-    pub(crate) fn values(&self, scale: f32) -> [f32; MAX_LEVELS] {
+    /// The magnitudes of a chunk with scale `code`, one f32 multiplication each: all zero for code 0.
+    pub(crate) fn magnitudes(&self, code: u16) -> [f32; MAX_LEVELS] {
+        let scale = scale_value(code);
         self.ratios.map(|ratio| ratio * scale)
+    }
+
+    /// Gives each value of a chunk with scale `code` the nearest level, of two equally near the lower one, and replaces
+    /// it by what a reader will see.
+    pub(crate) fn assign(&self, simd: Simd, code: u16, values: &mut [f32], codes: &mut [u8]) {
+        let magnitudes = self.magnitudes(code);
+        let middle = |level: usize| 0.5 * (magnitudes[level] + magnitudes[(level + 1).min(MAX_LEVELS - 1)]);
+        simd.quantize(self.count, &std::array::from_fn(middle), &magnitudes, values, codes);
     }
 
     /// The scale that suits `magnitudes` best, by a few rounds of "nearest level, then least squares" from `start`.
     ///
     /// Returns its code; 0 when it is too small for any.
-    pub(crate) fn fit_scale(&self, magnitudes: &[f32], start: f64) -> u16 {
-        const ROUNDS: usize = 4;
+    pub(crate) fn fit_scale(&self, simd: Simd, magnitudes: &[f32], start: f64) -> u16 {
+        const ROUNDS: usize = 2;
         let mut scale = start;
-        let per_step = f64::from(STEP_UNIT) / f64::from(self.step.max(1));
         for _ in 0..ROUNDS {
-            if scale < scale_value(1).into() {
+            // Also where there are no magnitudes: their mean is no number.
+            if scale.is_nan() || scale < scale_value(1).into() {
                 return 0;
             }
-            let (mut cross, mut square) = (0.0, 0.0);
-            for &magnitude in magnitudes {
-                let magnitude = f64::from(magnitude);
-                let level = ((magnitude / scale - 1.0) * per_step + 0.5) as usize; // saturates below 0
-                let ratio = f64::from(self.ratios[level.min(self.count - 1)]);
-                cross += magnitude * ratio;
-                square += ratio * ratio;
-            }
+            let (cross, square) = simd.project(magnitudes, self.ruler(scale));
             scale = cross / square;
         }
         nearest_scale(scale)
     }
 
-    /// The level nearest to `magnitude` among those of one chunk; of two equally near the lower.
-    pub(crate) fn nearest(&self, values: &[f32; MAX_LEVELS], magnitude: f32) -> u8 {
-        let above = |pair: &&[f32]| magnitude > 0.5 * (pair[0] + pair[1]);
-        values[..self.count].windows(2).take_while(above).count() as u8
+    /// How to tell the level next to a magnitude under a scale that is not rounded yet.
+    fn ruler(&self, scale: f64) -> Ruler {
+        let per_step = f64::from(STEP_UNIT) / f64::from(self.step.max(1));
+        Ruler {
+            slope: (per_step / scale) as f32,
+            offset: -per_step as f32,
+            top: (self.count - 1) as f32,
+            step: f32::from(self.step) / f32::from(STEP_UNIT),
+        }
     }
+}
+
+/// Level of a magnitude m: m·slope + offset, within 0 and `top`, to the nearest; its ratio is 1 + level·step.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ruler {
+    pub(crate) slope: f32,
+    pub(crate) offset: f32,
+    pub(crate) top: f32,
+    pub(crate) step: f32,
 }
 
 /// The scale that `code` (1 to [`MAX_SCALE_CODE`]) stands for: 2^(-96 + (code - 1)/16), and 0 for code 0.
@@ -150,11 +175,36 @@ fn nearest_scale(scale: f64) -> u16 {
     code.min(MAX_SCALE_CODE.into()) as u16
 }
 
+/// Step and starting scale of a section whose chunks' magnitudes are `magnitudes[range]`, and each chunk's mean (NaN for
+/// one without values).
+pub(crate) fn fit(
+    simd: Simd,
+    bits: CodeBits,
+    magnitudes: &[f32],
+    ranges: &[std::ops::Range<usize>],
+) -> (Fit, Vec<f64>) {
+    let mean = |range: &std::ops::Range<usize>| simd.sum(&magnitudes[range.clone()]) / range.len() as f64;
+    let means: Vec<f64> = ranges.iter().map(mean).collect();
+    let mut spread = Spread::new();
+    if bits.levels() > 1 {
+        for (range, &mean) in ranges.iter().zip(&means) {
+            if spread.total >= MEASURED {
+                break;
+            }
+            // Below the least scale a chunk becomes zero.
+            if mean >= f64::from(scale_value(1)) {
+                spread.add(&magnitudes[range.clone()], mean);
+            }
+        }
+    }
+    (spread.fit(bits), means)
+}
+
 /// How a section's magnitudes are spread, in units of their chunk's mean.
 ///
 /// A histogram, so that fitting costs the same for any number of values and does not depend on their order.
 #[derive(Debug)]
-pub(crate) struct Spread {
+struct Spread {
     bins: Vec<u32>,
     total: u64,
 }
@@ -173,23 +223,23 @@ impl Spread {
     /// Bins for each mean: 16 means are as far as the histogram reaches.
     const PER_MEAN: f64 = 64.0;
 
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self { bins: vec![0; Self::BINS], total: 0 }
     }
 
     /// Counts the magnitudes of one chunk, whose mean is `mean` > 0.
-    pub(crate) fn add(&mut self, magnitudes: &[f32], mean: f64) {
-        let to_bin = Self::PER_MEAN / mean;
+    fn add(&mut self, magnitudes: &[f32], mean: f64) {
+        let to_bin = (Self::PER_MEAN / mean) as f32;
         for &magnitude in magnitudes {
-            let bin = (f64::from(magnitude) * to_bin) as usize;
-            self.bins[bin.min(Self::BINS - 1)] += 1;
+            let bin = (magnitude * to_bin).min((Self::BINS - 1) as f32) as usize;
+            self.bins[bin & (Self::BINS - 1)] += 1;
         }
         self.total += magnitudes.len() as u64;
     }
 
     /// Evenly spaced levels a + j·b that minimise the squared error, by alternating nearest level and regression
     /// (for two levels this is Lloyd's algorithm).
-    pub(crate) fn fit(&self, bits: CodeBits) -> Fit {
+    fn fit(&self, bits: CodeBits) -> Fit {
         const ROUNDS: usize = 24;
         let levels = bits.levels();
         if self.total == 0 || levels == 1 {
@@ -281,29 +331,44 @@ mod tests {
         }
     }
 
+    /// The fit of a single chunk.
+    fn fit_one(bits: CodeBits, magnitudes: &[f32]) -> (Fit, f64) {
+        let (fit, means) =
+            fit(Simd::detect(), bits, magnitudes, std::slice::from_ref(&(0..magnitudes.len())));
+        (fit, means[0])
+    }
+
     #[test]
     fn two_clusters_are_found() {
         let magnitudes: Vec<f32> = (0..80).map(|i| if i % 4 == 0 { 3.0 } else { 1.5 }).collect();
-        let mut spread = Spread::new();
-        spread.add(&magnitudes, 1.875);
-        let fit = spread.fit(CodeBits::Two);
+        let (fit, mean) = fit_one(CodeBits::Two, &magnitudes);
+        assert_eq!(mean, 1.875);
         assert!((i32::from(fit.step) - 256).abs() <= 4, "{fit:?}");
         let levels = Levels::new(CodeBits::Two, 256);
-        let code = levels.fit_scale(&magnitudes, fit.start * 1.875);
-        assert!((scale_value(code) / 1.5 - 1.0).abs() < 0.022);
-        let values = levels.values(scale_value(code));
-        assert_eq!([1.4, 2.0, 2.3, 9.0].map(|m| levels.nearest(&values, m)), [0, 0, 1, 1]);
+        let code = levels.fit_scale(Simd::detect(), &magnitudes, fit.start * mean);
+        let scale = scale_value(code);
+        assert!((scale / 1.5 - 1.0).abs() < 0.022);
+        let (mut values, mut codes) = ([1.4, -2.0, 2.3, -9.0], [0; 4]);
+        levels.assign(Simd::detect(), code, &mut values, &mut codes);
+        assert_eq!((values, codes), ([scale, -scale, 2.0 * scale, -2.0 * scale], [0, 128, 1, 129]));
     }
 
     #[test]
     fn equal_magnitudes_do_not_upset_the_fit() {
-        let mut spread = Spread::new();
-        spread.add(&[2.0; 64], 2.0);
         for bits in [CodeBits::One, CodeBits::Two, CodeBits::Three, CodeBits::Four] {
-            let fit = spread.fit(bits);
+            let (fit, mean) = fit_one(bits, &[2.0; 64]);
             assert_eq!(fit.step, u16::from(bits != CodeBits::One));
-            let code = Levels::new(bits, fit.step).fit_scale(&[2.0; 64], 2.0 * fit.start);
+            let code = Levels::new(bits, fit.step).fit_scale(Simd::detect(), &[2.0; 64], mean * fit.start);
             assert!((scale_value(code) - 2.0).abs() < 0.05);
+        }
+    }
+
+    #[test]
+    fn what_is_too_small_or_not_there_has_no_scale() {
+        for magnitudes in [&[1e-38_f32; 8][..], &[0.0; 3], &[]] {
+            let (fit, mean) = fit_one(CodeBits::Two, magnitudes);
+            let levels = Levels::new(CodeBits::Two, fit.step);
+            assert_eq!(levels.fit_scale(Simd::detect(), magnitudes, fit.start * mean), 0);
         }
     }
 }

@@ -1,217 +1,206 @@
-//! The entropy coder: rANS (J. Duda, arXiv 1311.2540) with one 64-bit state and 32-bit words.
+//! The entropy coder: rANS (Duda, arXiv 1311.2540) in sixteen lanes over one stream of 32-bit words.
 //!
-//! The state x lies in [2^32, 2^64). A symbol that owns `freq` of the `2^bits` slots from `start` on turns x into
-//! `x / freq · 2^bits + start + x mod freq`; reading undoes it. A stack: what is written last is read first, so
-//! writers work backwards. The writer starts from x = 2^32, and a reader that has read everything must be back at that
-//! value with no words left: a strong check that costs four bytes a section.
+//! A lane is a 64-bit number of at least 2^32. What lanes hold does not depend on each other, so a processor works on
+//! sixteen symbols at a time; they share the words, in the order in which the reader needs them. A symbol may carry raw
+//! bits along, which saves a step for what cannot be compressed.
 
-/// Lower end of the state's interval, and the state of an empty message.
-const LOW: u64 = 1 << 32;
-/// Slots of a uniform symbol, as a power of two. More would leave the state too few bits to divide without loss.
-const UNIFORM_BITS: u32 = 28;
-/// Largest alphabet of a uniform symbol: beyond it the rounding of slots would cost bits.
-pub(crate) const MAX_UNIFORM: u32 = 1 << 20;
+use crate::table::{SLOT_BITS, Table};
 
-/// Why a stream cannot be read.
+/// Independent states.
+pub(crate) const LANES: usize = 16;
+/// A lane is never below this between two operations.
+pub(crate) const BOTTOM: u64 = 1 << 32;
+/// Bytes of a stream without words.
+pub(crate) const MIN_STREAM: usize = 8 * LANES;
+
+/// Which rule a stream breaks.
 pub(crate) type Reason = &'static str;
 
-/// First slot of `value` out of `n` equal shares of 2^28.
-fn uniform_start(value: u32, n: u32) -> u32 {
-    ((u64::from(value) << UNIFORM_BITS).div_ceil(u64::from(n))) as u32
-}
-
-/// Writes a message backwards.
+/// Writes a stream from its end to its beginning.
 #[derive(Debug)]
 pub(crate) struct Encoder {
-    state: u64,
+    lanes: [u64; LANES],
     words: Vec<u32>,
 }
 
 impl Encoder {
     pub(crate) fn new() -> Self {
-        Self { state: LOW, words: Vec::new() }
+        Self { lanes: [BOTTOM; LANES], words: Vec::new() }
     }
 
-    /// Pushes a symbol that owns slots `start..start + freq` of `2^bits`; `freq` ≥ 1, `bits` ≤ 32.
-    pub(crate) fn put(&mut self, start: u32, freq: u32, bits: u32) {
-        debug_assert!(freq >= 1 && bits <= 32 && u64::from(start) + u64::from(freq) <= 1 << bits);
-        let freq = u64::from(freq);
-        if freq == 1 << bits {
-            return; // certain: costs nothing
+    /// Puts `symbol` in front of what `lane` has, with the `raw_bits` ≤ 8 low bits `raw` that come along.
+    #[inline]
+    pub(crate) fn put(&mut self, lane: usize, table: &Table, symbol: usize, raw: u64, raw_bits: u32) {
+        let (start, share) = table.share(symbol);
+        let x = self.make_room(lane, share, SLOT_BITS + raw_bits);
+        let (quotient, remainder) = table.divide(x, symbol);
+        self.lanes[lane] = (quotient << SLOT_BITS | (start + remainder)) << raw_bits | raw;
+    }
+
+    /// Puts the number `value` of `bits` ≤ 12 bits in front of what `lane` has.
+    pub(crate) fn put_bits(&mut self, lane: usize, value: u64, bits: u32) {
+        let x = self.make_room(lane, 1, bits);
+        self.lanes[lane] = x << bits | value;
+    }
+
+    /// Moves a word of the lane out if it could not hold a symbol of `share` in 2^`bits` slots otherwise.
+    #[inline]
+    fn make_room(&mut self, lane: usize, share: u64, bits: u32) -> u64 {
+        let x = self.lanes[lane];
+        if bits == 0 || x >> (64 - bits) < share {
+            return x;
         }
-        if self.state >= freq << (64 - bits) {
-            self.words.push(self.state as u32);
-            self.state >>= 32;
-        }
-        self.state = ((self.state / freq) << bits) + self.state % freq + u64::from(start);
+        self.words.push(x as u32);
+        x >> 32
     }
 
-    /// Pushes the low `bits` ≤ 32 bits of `value` as they are.
-    pub(crate) fn put_bits(&mut self, value: u32, bits: u32) {
-        self.put(value, 1, bits);
-    }
-
-    /// Pushes `value` < `n` ≤ 2^20, all values equally likely.
-    pub(crate) fn put_uniform(&mut self, value: u32, n: u32) {
-        debug_assert!(value < n && n <= MAX_UNIFORM);
-        let start = uniform_start(value, n);
-        self.put(start, uniform_start(value + 1, n) - start, UNIFORM_BITS);
-    }
-
-    /// Appends the state and the words, in the order in which they will be read.
-    pub(crate) fn finish(self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.state.to_le_bytes());
-        for word in self.words.iter().rev() {
-            out.extend_from_slice(&word.to_le_bytes());
-        }
+    /// Appends the stream: the lanes, then the words, the last one that was moved out first. Begins anew.
+    pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
+        out.reserve(MIN_STREAM + 4 * self.words.len());
+        self.lanes.iter().for_each(|lane| out.extend_from_slice(&lane.to_le_bytes()));
+        self.words.iter().rev().for_each(|word| out.extend_from_slice(&word.to_le_bytes()));
+        self.lanes = [BOTTOM; LANES];
+        self.words.clear();
     }
 }
 
-/// Reads a message forwards. Total: any bytes lead to values or to an error.
-#[derive(Debug)]
+/// Reads a stream. Total: any bytes lead to symbols.
+///
+/// Words behind the end are read as zero; whether there were any is asked once for many symbols, by
+/// [`check`](Self::check).
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Decoder<'a> {
-    state: u64,
-    words: std::slice::ChunksExact<'a, u8>,
+    pub(crate) lanes: [u64; LANES],
+    pub(crate) words: &'a [[u8; 4]],
+    /// The word that is needed next.
+    pub(crate) next: usize,
 }
 
 impl<'a> Decoder<'a> {
-    pub(crate) fn new(bytes: &'a [u8]) -> Result<Self, Reason> {
-        let (state, words) = bytes.split_first_chunk::<8>().ok_or("the stream has no state")?;
-        let (state, words) = (u64::from_le_bytes(*state), words.chunks_exact(4));
-        if state < LOW {
-            return Err("the stream's state is out of range");
+    pub(crate) fn new(stream: &'a [u8]) -> Result<Self, Reason> {
+        let (lanes, words) = stream.split_at_checked(MIN_STREAM).ok_or("the stream is truncated")?;
+        let (words, []) = words.as_chunks::<4>() else { return Err("the stream ends within a word") };
+        let mut states = [0; LANES];
+        for (state, bytes) in states.iter_mut().zip(lanes.as_chunks::<8>().0) {
+            *state = u64::from_le_bytes(*bytes);
+            if *state < BOTTOM {
+                return Err("a lane starts too low");
+            }
         }
-        if !words.remainder().is_empty() {
-            return Err("the stream ends within a word");
-        }
-        Ok(Self { state, words })
+        Ok(Self { lanes: states, words, next: 0 })
     }
 
-    /// The slot, out of `2^bits`, that the next symbol owns.
-    pub(crate) fn peek(&self, bits: u32) -> u32 {
-        (self.state & ((1 << bits) - 1)) as u32
+    /// The next symbol of `lane`, and the raw bits that came along.
+    #[inline(always)]
+    pub(crate) fn symbol(&mut self, lane: usize, table: &Table, raw_bits: u32) -> (u32, u32) {
+        let x = self.lanes[lane];
+        let raw = x as u32 & ((1 << raw_bits) - 1);
+        let x = x >> raw_bits;
+        let slot = table.slot(x as u32);
+        self.refill(lane, slot.share() * (x >> SLOT_BITS) + slot.offset());
+        (slot.symbol(), raw)
     }
 
-    /// Drops the symbol that owns slots `start..start + freq` of `2^bits`, among them the one peeked at.
-    pub(crate) fn advance(&mut self, start: u32, freq: u32, bits: u32) -> Result<(), Reason> {
-        let slot = self.state & ((1 << bits) - 1);
-        debug_assert!(freq >= 1 && (u64::from(start)..u64::from(start) + u64::from(freq)).contains(&slot));
-        self.state = u64::from(freq) * (self.state >> bits) + slot - u64::from(start);
-        if self.state < LOW {
-            let word = self.words.next().ok_or("the stream is truncated")?;
-            let word = u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
-            self.state = self.state << 32 | u64::from(word);
-        }
-        Ok(())
+    /// The next number of `bits` ≤ 12 bits of `lane`.
+    #[inline(always)]
+    pub(crate) fn bits(&mut self, lane: usize, bits: u32) -> u32 {
+        let x = self.lanes[lane];
+        self.refill(lane, x >> bits);
+        x as u32 & ((1 << bits) - 1)
     }
 
-    /// Reads `bits` ≤ 32 bits as they are.
-    pub(crate) fn bits(&mut self, bits: u32) -> Result<u32, Reason> {
-        let value = self.peek(bits);
-        self.advance(value, 1, bits)?;
-        Ok(value)
+    /// No branch: whether a lane needs a word is a matter of chance, which a processor cannot guess.
+    #[inline(always)]
+    fn refill(&mut self, lane: usize, x: u64) {
+        let word = self.words.get(self.next).map_or(0, |word| u32::from_le_bytes(*word));
+        let needs = x < BOTTOM;
+        self.lanes[lane] =
+            (x << (32 * u32::from(needs))) | (u64::from(word) & u64::from(needs).wrapping_neg());
+        self.next += usize::from(needs);
     }
 
-    /// Reads a value below `n`, 1 ≤ `n` ≤ 2^20.
-    pub(crate) fn uniform(&mut self, n: u32) -> Result<u32, Reason> {
-        if n == 1 {
-            return Ok(0);
-        }
-        let value = ((u64::from(self.peek(UNIFORM_BITS)) * u64::from(n)) >> UNIFORM_BITS) as u32;
-        let start = uniform_start(value, n);
-        self.advance(start, uniform_start(value + 1, n) - start, UNIFORM_BITS)?;
-        Ok(value)
+    /// Refuses a stream from which more was read than it has.
+    pub(crate) fn check(&self) -> Result<(), Reason> {
+        if self.next > self.words.len() { Err("the stream is truncated") } else { Ok(()) }
     }
 
-    /// Checks that the whole message was read.
+    /// Checks that nothing is left over.
     pub(crate) fn finish(&self) -> Result<(), Reason> {
-        if self.words.len() != 0 {
+        self.check()?;
+        if self.next < self.words.len() {
             return Err("the stream has words left over");
         }
-        if self.state != LOW {
-            return Err("the stream does not end in its first state");
+        if self.lanes != [BOTTOM; LANES] {
+            return Err("a lane does not end where it must");
         }
         Ok(())
     }
 
-    /// Information not read yet, in bits: differences of this tell what a symbol cost.
+    /// Information not read yet, in bits.
     pub(crate) fn bits_left(&self) -> f64 {
-        (self.state as f64).log2() + 32.0 * self.words.len() as f64
+        let words = self.words.len().saturating_sub(self.next);
+        let lanes: f64 = self.lanes.iter().map(|&lane| (lane as f64 / BOTTOM as f64).log2()).sum();
+        32.0 * words as f64 + lanes
     }
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
     use super::*;
     use proptest::prelude::*;
 
-    #[derive(Debug, Clone)]
-    enum Op {
-        Symbol { cuts: (u32, u32), bits: u32 },
-        Bits { value: u32, bits: u32 },
-        Uniform { value: u32, n: u32 },
-    }
-
-    fn op() -> impl Strategy<Value = Op> {
-        prop_oneof![
-            (1..=20_u32).prop_flat_map(|bits| (0..1_u32 << bits, 0..1_u32 << bits, 0..1_u32 << bits)
-                .prop_map(move |(at, a, b)| {
-                    let cuts = (a.min(b).min(at), a.max(b).max(at) + 1);
-                    Op::Symbol { cuts, bits }
-                })),
-            (0..=32_u32, any::<u32>()).prop_map(|(bits, value)| {
-                Op::Bits { value: (u64::from(value) & ((1 << bits) - 1)) as u32, bits }
-            }),
-            (1..=MAX_UNIFORM).prop_flat_map(|n| (0..n).prop_map(move |value| Op::Uniform { value, n })),
-        ]
-    }
-
     proptest! {
         #[test]
-        fn round_trip(ops in prop::collection::vec(op(), 0..200)) {
+        fn round_trip(
+            uses in prop::collection::vec(0..1000_u32, 1..256),
+            picks in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..13_u32), 0..400),
+            raw_bits in 0..9_u32,
+        ) {
+            let table = Table::fit(&uses);
+            let used: Vec<usize> = (0..uses.len()).filter(|&s| uses[s] > 0).collect();
+            prop_assume!(!used.is_empty());
+            let ops: Vec<_> = picks.iter().enumerate().map(|(i, (pick, raw, bits))| {
+                let raw = u64::from(*raw) & ((1 << raw_bits) - 1);
+                (i % LANES, used[pick.index(used.len())], raw, number_from(raw, *bits), *bits)
+            }).collect();
             let mut encoder = Encoder::new();
-            for op in ops.iter().rev() {
-                match *op {
-                    Op::Symbol { cuts, bits } => encoder.put(cuts.0, cuts.1 - cuts.0, bits),
-                    Op::Bits { value, bits } => encoder.put_bits(value, bits),
-                    Op::Uniform { value, n } => encoder.put_uniform(value, n),
-                }
+            for &(lane, symbol, raw, number, bits) in ops.iter().rev() {
+                encoder.put_bits(lane, number, bits);
+                encoder.put(lane, &table, symbol, raw, raw_bits);
             }
             let mut bytes = Vec::new();
             encoder.finish(&mut bytes);
             let mut decoder = Decoder::new(&bytes).unwrap();
-            for op in &ops {
-                match *op {
-                    Op::Symbol { cuts, bits } => {
-                        let slot = decoder.peek(bits);
-                        prop_assert!((cuts.0..cuts.1).contains(&slot));
-                        decoder.advance(cuts.0, cuts.1 - cuts.0, bits).unwrap();
-                    }
-                    Op::Bits { value, bits } => prop_assert_eq!(decoder.bits(bits).unwrap(), value),
-                    Op::Uniform { value, n } => prop_assert_eq!(decoder.uniform(n).unwrap(), value),
-                }
+            for &(lane, symbol, raw, number, bits) in &ops {
+                prop_assert_eq!(decoder.symbol(lane, &table, raw_bits), (symbol as u32, raw as u32));
+                prop_assert_eq!(u64::from(decoder.bits(lane, bits)), number);
             }
-            decoder.finish().unwrap();
-        }
-
-        #[test]
-        fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..64), n in 1..=MAX_UNIFORM) {
-            let Ok(mut decoder) = Decoder::new(&bytes) else { return Ok(()) };
-            while decoder.uniform(n).and_then(|_| decoder.bits(7)).is_ok() {}
+            prop_assert!(decoder.bits_left().abs() < 1e-9);
+            prop_assert_eq!(decoder.finish(), Ok(()));
+            if bytes.len() > MIN_STREAM {
+                let mut short = Decoder::new(&bytes[..bytes.len() - 4]).unwrap();
+                for &(lane, _, _, _, bits) in &ops {
+                    short.symbol(lane, &table, raw_bits);
+                    short.bits(lane, bits);
+                }
+                prop_assert!(short.finish().is_err());
+            }
         }
     }
 
+    fn number_from(raw: u64, bits: u32) -> u64 {
+        ((raw * 2_654_435_761) >> 7) & ((1 << bits) - 1)
+    }
+
     #[test]
-    fn cost_is_the_information() {
-        let mut encoder = Encoder::new();
-        for i in 0..10_000 {
-            encoder.put_uniform(i % 1000, 1000);
-        }
+    fn streams_that_cannot_be_are_refused() {
+        assert_eq!(Decoder::new(&[0; 127]).unwrap_err(), "the stream is truncated");
+        assert_eq!(Decoder::new(&[0; 128]).unwrap_err(), "a lane starts too low");
+        assert_eq!(Decoder::new(&[1; 130]).unwrap_err(), "the stream ends within a word");
         let mut bytes = Vec::new();
-        encoder.finish(&mut bytes);
-        let bits = bytes.len() as f64 * 8.0;
-        let ideal = 10_000.0 * 1000_f64.log2();
-        assert!(bits > ideal && bits < ideal * 1.0001 + 64.0, "{bits} against {ideal}");
+        Encoder::new().finish(&mut bytes);
+        assert_eq!(Decoder::new(&bytes).unwrap().finish(), Ok(()));
+        bytes.extend_from_slice(&[0; 4]);
+        assert_eq!(Decoder::new(&bytes).unwrap().finish(), Err("the stream has words left over"));
     }
 }

@@ -1,17 +1,28 @@
 //! One section: up to 1024 chunks, coded together and decodable on their own.
 //!
-//! A section is a preamble of 16-bit numbers, then one rANS stream. For each chunk the stream holds its scale, in a
-//! delta also how many values it has, their positions, their signs, and their magnitude levels.
+//! A section is a preamble and a stream. For each chunk the stream holds its scale, in a delta also how many values it
+//! has, and then one symbol for each value: the distance from the value before and the magnitude level together, with
+//! the sign and the low digits of the distance as raw bits. Value j is in lane j mod 16, the rest in lane 0.
 
-use crate::layout::{CHUNK, Chunk};
-use crate::quantize::{CodeBits, Levels, MAX_LEVELS, MAX_SCALE_CODE, MAX_STEP, Spread, scale_value};
-use crate::rans::{Decoder, Encoder, Reason};
-use crate::subset;
+use crate::layout::CHUNK;
+use crate::quantize::{CodeBits, Levels, MAX_LEVELS, MAX_SCALE_CODE, MAX_STEP};
+use crate::rans::{Decoder, Encoder, LANES, MIN_STREAM, Reason};
+use crate::simd::Simd;
+use crate::table::{MAX_SYMBOLS, MAX_TABLE_BYTES, Table};
 
-/// Slots of a magnitude's table, as a power of two.
-const LEVEL_BITS: u32 = 15;
-/// Signs are written this many at a time.
-const SIGN_GROUP: usize = 32;
+/// Distances in units of 2^`low_bits` that have a symbol of their own; the last one says that more follows.
+pub(crate) const DISTANCES: usize = MAX_SYMBOLS / MAX_LEVELS;
+/// The distance that says so.
+pub(crate) const FAR: u32 = DISTANCES as u32 - 1;
+/// Most low bits of a distance.
+pub(crate) const MAX_LOW_BITS: u32 = 7;
+/// Bits of any position or scale code.
+pub(crate) const WORD_BITS: u32 = CHUNK.ilog2();
+
+/// Symbols of a scale: its difference from the scale before (−7 to 6, folded), a chunk of zeros, a scale in full.
+pub(crate) const SCALE_SYMBOLS: usize = 16;
+const ZERO_CHUNK: u32 = 14;
+const FULL_SCALE: u32 = 15;
 
 /// What a reader knows before it sees a section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,15 +33,26 @@ pub(crate) struct Format {
 }
 
 impl Format {
-    /// Bytes of the preamble: three numbers, two more if counts are written, and a share for all levels but the last.
-    pub(crate) fn preamble_len(self) -> usize {
-        2 * (3 + 2 * usize::from(self.top_k.is_none()) + self.bits.levels() - 1)
+    fn symbols(self) -> usize {
+        DISTANCES * self.bits.levels()
+    }
+
+    /// Most bytes in front of the stream.
+    pub(crate) fn max_preamble_len(self) -> usize {
+        let counts = if self.top_k.is_some() { 0 } else { 4 };
+        3 + counts + MAX_TABLE_BYTES.min(1 + 2 * self.symbols()) + (1 + 2 * SCALE_SYMBOLS) + MIN_STREAM
     }
 }
 
 /// Values kept in a chunk of `len` elements when `top_k` are in one of 4096: rounded up, so never none.
 pub(crate) fn kept_in_chunk(top_k: u32, len: usize) -> usize {
     (top_k as usize * len).div_ceil(CHUNK)
+}
+
+/// Low bits of a distance when `kept` of `elements` are kept: what is left of an average distance is 3 to 6 units.
+pub(crate) fn low_bits(elements: u64, kept: u64) -> u32 {
+    let average = (4 * elements).checked_div(3 * kept).unwrap_or(0);
+    average.checked_ilog2().unwrap_or(0).saturating_sub(2).min(MAX_LOW_BITS)
 }
 
 /// The values to be coded, chunk by chunk.
@@ -40,21 +62,25 @@ pub(crate) struct Kept {
     values: Vec<f32>,
     /// Where each chunk's values end.
     ends: Vec<usize>,
+    /// Elements of all chunks.
+    elements: u64,
 }
 
 impl Kept {
-    /// Appends a chunk: its values at increasing positions.
-    pub(crate) fn push(&mut self, positions: &[u16], values: impl Iterator<Item = f32>) {
+    /// Appends a chunk of `len` elements: its values at increasing positions.
+    pub(crate) fn push(&mut self, len: usize, positions: &[u16], values: impl Iterator<Item = f32>) {
         self.positions.extend_from_slice(positions);
         self.values.extend(values);
         debug_assert_eq!(self.positions.len(), self.values.len());
         self.ends.push(self.positions.len());
+        self.elements += len as u64;
     }
 
     pub(crate) fn clear(&mut self) {
         self.positions.clear();
         self.values.clear();
         self.ends.clear();
+        self.elements = 0;
     }
 
     fn range(&self, chunk: usize) -> std::ops::Range<usize> {
@@ -67,191 +93,169 @@ impl Kept {
         let range = self.range(chunk);
         (&self.positions[range.clone()], &self.values[range])
     }
+
+    fn chunks(&self) -> impl DoubleEndedIterator<Item = std::ops::Range<usize>> + ExactSizeIterator + '_ {
+        (0..self.ends.len()).map(|chunk| self.range(chunk))
+    }
 }
 
-/// The numbers in front of a section's stream.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Preamble {
-    /// Least and greatest code of a scale, both 0 if every chunk is zero.
-    scales: [u16; 2],
-    /// Distance of the levels in 256ths of the scale.
-    step: u16,
-    /// Least and greatest number of values in a chunk that is not zero, where they are written.
-    counts: [u16; 2],
-    /// First slot of each level, and the end of the last.
-    starts: [u16; MAX_LEVELS + 1],
+/// Buffers that one section after the other is coded with.
+#[derive(Debug)]
+pub(crate) struct Coder {
+    simd: Simd,
+    magnitudes: Vec<f32>,
+    codes: Vec<u8>,
+    symbols: Vec<Symbol>,
+    encoder: Encoder,
 }
 
-impl Preamble {
-    fn write(&self, format: Format, out: &mut Vec<u8>) {
-        let mut put = |number: u16| out.extend_from_slice(&number.to_le_bytes());
-        self.scales.into_iter().for_each(&mut put);
-        put(self.step);
-        if format.top_k.is_none() {
-            self.counts.into_iter().for_each(&mut put);
-        }
-        for pair in self.starts.windows(2).take(format.bits.levels() - 1) {
-            put(pair[1] - pair[0]);
-        }
+impl Coder {
+    pub(crate) fn new(simd: Simd) -> Self {
+        let (magnitudes, codes, symbols) = (Vec::new(), Vec::new(), Vec::new());
+        Self { simd, magnitudes, codes, symbols, encoder: Encoder::new() }
     }
 
-    /// Reads and checks; `bytes` has the preamble's length.
-    fn read(bytes: &[u8], format: Format) -> Result<Self, Reason> {
-        let mut numbers = bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-        let mut next = || numbers.next().ok_or("the preamble is truncated");
-        let scales = [next()?, next()?];
-        if scales[0] > scales[1] || scales[1] > MAX_SCALE_CODE || (scales[0] == 0) != (scales[1] == 0) {
-            return Err("the range of scales is impossible");
-        }
-        let (step, levels) = (next()?, format.bits.levels());
-        if step > MAX_STEP || (step > 0) != (levels > 1) {
-            return Err("the step is out of range");
-        }
-        let counts = if format.top_k.is_none() { [next()?, next()?] } else { [0, 0] };
-        let empty = scales[1] == 0 || format.top_k.is_some();
-        if counts[0] > counts[1] || usize::from(counts[1]) > CHUNK || (counts[0] == 0) != empty {
-            return Err("the range of counts is impossible");
-        }
-        let mut starts = [1 << LEVEL_BITS; MAX_LEVELS + 1];
-        starts[0] = 0;
-        for level in 1..levels {
-            let start = u32::from(starts[level - 1]) + u32::from(next()?);
-            if start > 1 << LEVEL_BITS {
-                return Err("the shares of the levels exceed the whole");
+    /// Codes the chunks in `kept` and leaves in `kept` the values that a reader will see.
+    ///
+    /// A chunk whose values are too small for the least scale is written as zero. The sum of magnitudes in a chunk must
+    /// be finite in f64, which it is for all finite f32.
+    pub(crate) fn encode(&mut self, format: Format, kept: &mut Kept) -> Vec<u8> {
+        let (step, scales) = self.quantize(format, kept);
+        let low_bits = low_bits(kept.elements, kept.values.len() as u64);
+        let table = self.find_symbols(format, kept, &scales, low_bits);
+        let differences = differences(&scales);
+        let mut uses = [0_u32; SCALE_SYMBOLS];
+        differences.iter().for_each(|&symbol| uses[symbol as usize] += 1);
+        let scale_table = Table::fit(&uses);
+        let counts = counts(kept, &scales);
+
+        let encoder = &mut self.encoder;
+        for (chunk, range) in kept.chunks().enumerate().rev() {
+            if scales[chunk] > 0 {
+                for (j, symbol) in self.symbols[range.clone()].iter().enumerate().rev() {
+                    symbol.put(encoder, j % LANES, &table, low_bits);
+                }
+                if format.top_k.is_none() {
+                    encoder.put_bits(0, range.len() as u64 - u64::from(counts[0]), count_bits(counts));
+                }
             }
-            starts[level] = start as u16;
+            if differences[chunk] == FULL_SCALE {
+                encoder.put_bits(0, u64::from(scales[chunk]) - 1, WORD_BITS);
+            }
+            encoder.put(0, &scale_table, differences[chunk] as usize, 0, 0);
         }
-        Ok(Self { scales, step, counts, starts })
-    }
-
-    /// Number of different scale symbols: 0 for a zero chunk, then one for each code in the range.
-    fn scale_symbols(&self) -> u32 {
-        if self.scales[1] == 0 { 1 } else { u32::from(self.scales[1] - self.scales[0]) + 2 }
-    }
-
-    fn count_symbols(&self) -> u32 {
-        u32::from(self.counts[1] - self.counts[0]) + 1
-    }
-}
-
-/// A section's values as codes.
-struct Codes {
-    preamble: Preamble,
-    scales: Vec<u16>,
-    levels: Vec<u8>,
-}
-
-/// Codes the chunks in `kept`, whose lengths are `lengths`, and leaves in `kept` the values that a reader will see.
-///
-/// A chunk whose values are too small for the least scale is written as zero. The sum of magnitudes in a chunk must be
-/// finite in f64, which it is for all finite f32.
-pub(crate) fn encode(format: Format, lengths: &[usize], kept: &mut Kept) -> Vec<u8> {
-    debug_assert_eq!(lengths.len(), kept.ends.len());
-    let codes = quantize(format, kept);
-    let mut encoder = Encoder::new();
-    for chunk in (0..lengths.len()).rev() {
-        put_chunk(&mut encoder, format, &codes, kept, chunk, lengths[chunk]);
-    }
-    let mut bytes = Vec::new();
-    codes.preamble.write(format, &mut bytes);
-    encoder.finish(&mut bytes);
-    bytes
-}
-
-/// Fits step and scales, gives every value its level, and replaces it by what the level stands for.
-fn quantize(format: Format, kept: &mut Kept) -> Codes {
-    let magnitudes: Vec<f32> = kept.values.iter().map(|value| value.abs()).collect();
-    let chunks = || (0..kept.ends.len()).map(|chunk| kept.range(chunk));
-    let mean = |m: &[f32]| m.iter().map(|&m| f64::from(m)).sum::<f64>() / m.len() as f64;
-    let means: Vec<f64> = chunks().map(|range| mean(&magnitudes[range])).collect();
-    let mut spread = Spread::new();
-    for (range, &mean) in chunks().zip(&means) {
-        // Below the least scale a chunk becomes zero. An empty chunk's mean is NaN and is left out too.
-        if mean >= f64::from(scale_value(1)) {
-            spread.add(&magnitudes[range], mean);
-        }
-    }
-    let fit = spread.fit(format.bits);
-    let levels = Levels::new(format.bits, fit.step);
-    let scale = |(range, mean): (_, &f64)| levels.fit_scale(&magnitudes[range], fit.start * mean);
-    let scales: Vec<u16> = chunks().zip(&means).map(scale).collect();
-
-    let mut codes = vec![0; magnitudes.len()];
-    let (mut uses, mut counts) = ([0_u64; MAX_LEVELS], [u16::MAX, 0]);
-    for (range, &scale) in chunks().zip(&scales).collect::<Vec<_>>() {
-        let values = levels.values(scale_value(scale));
-        if scale > 0 {
-            counts = [counts[0].min(range.len() as u16), counts[1].max(range.len() as u16)];
-        }
-        for i in range {
-            let level = if scale > 0 { levels.nearest(&values, magnitudes[i]) } else { 0 };
-            codes[i] = level;
-            uses[usize::from(level)] += u64::from(scale > 0);
-            // With scale 0 every level is 0.
-            kept.values[i] = values[usize::from(level)].copysign(kept.values[i]);
-        }
-    }
-    let written = || scales.iter().copied().filter(|&scale| scale > 0);
-    let scale_range = [written().min().unwrap_or(0), written().max().unwrap_or(0)];
-    if format.top_k.is_some() || scale_range[1] == 0 {
-        counts = [0, 0];
-    }
-    let starts = share_slots(&uses);
-    Codes {
-        preamble: Preamble { scales: scale_range, step: fit.step, counts, starts },
-        scales,
-        levels: codes,
-    }
-}
-
-/// Slots in proportion to `uses`, at least one for a level that is used; the likeliest takes what rounding leaves.
-fn share_slots(uses: &[u64; MAX_LEVELS]) -> [u16; MAX_LEVELS + 1] {
-    const WHOLE: u16 = 1 << LEVEL_BITS;
-    let total = uses.iter().sum::<u64>().max(1);
-    let mut shares = uses.map(|n| if n == 0 { 0 } else { ((n << LEVEL_BITS) / total).max(1) as u16 });
-    let likeliest = (0..MAX_LEVELS).rev().max_by_key(|&level| uses[level]).unwrap_or(0);
-    let others = (0..MAX_LEVELS).filter(|&level| level != likeliest).map(|level| shares[level]).sum::<u16>();
-    shares[likeliest] = WHOLE - others;
-    let mut starts = [0; MAX_LEVELS + 1];
-    for level in 0..MAX_LEVELS {
-        starts[level + 1] = starts[level] + shares[level];
-    }
-    starts
-}
-
-/// Writes one chunk, last part first.
-fn put_chunk(encoder: &mut Encoder, format: Format, codes: &Codes, kept: &Kept, chunk: usize, len: usize) {
-    let preamble = &codes.preamble;
-    let symbol = match codes.scales[chunk] {
-        0 => 0,
-        scale => scale - preamble.scales[0] + 1,
-    };
-    if symbol > 0 {
-        let (positions, values) = kept.chunk(chunk);
-        for &level in codes.levels[kept.range(chunk)].iter().rev() {
-            let [start, end] = [preamble.starts[usize::from(level)], preamble.starts[usize::from(level) + 1]];
-            encoder.put(start.into(), (end - start).into(), LEVEL_BITS);
-        }
-        for group in values.chunks(SIGN_GROUP).rev() {
-            let sign = |word, (i, value): (usize, &f32)| word | u32::from(value.is_sign_negative()) << i;
-            encoder.put_bits(group.iter().enumerate().fold(0, sign), group.len() as u32);
-        }
-        subset::put(encoder, positions, len);
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&step.to_le_bytes());
+        bytes.push(low_bits as u8);
         if format.top_k.is_none() {
-            encoder
-                .put_uniform((positions.len() as u16 - preamble.counts[0]).into(), preamble.count_symbols());
+            counts.iter().for_each(|count| bytes.extend_from_slice(&count.to_le_bytes()));
         }
+        scale_table.write(&mut bytes);
+        table.write(&mut bytes);
+        encoder.finish(&mut bytes);
+        bytes
     }
-    encoder.put_uniform(symbol.into(), preamble.scale_symbols());
+
+    /// Fits step and scales, gives every value its level, and replaces it by what the level stands for. Returns the step
+    /// and each chunk's scale, 0 if it is zero.
+    fn quantize(&mut self, format: Format, kept: &mut Kept) -> (u16, Vec<u16>) {
+        let Self { simd, magnitudes, codes, .. } = self;
+        magnitudes.clear();
+        magnitudes.extend(kept.values.iter().map(|value| value.abs()));
+        codes.resize(magnitudes.len(), 0);
+        let ranges: Vec<_> = kept.chunks().collect();
+        let (fit, means) = crate::quantize::fit(*simd, format.bits, magnitudes, &ranges);
+        let levels = Levels::new(format.bits, fit.step);
+        let scale = |(range, mean): (std::ops::Range<usize>, f64)| {
+            let scale = levels.fit_scale(*simd, &magnitudes[range.clone()], fit.start * mean);
+            levels.assign(*simd, scale, &mut kept.values[range.clone()], &mut codes[range]);
+            scale
+        };
+        (fit.step, ranges.into_iter().zip(means).map(scale).collect())
+    }
+
+    /// Finds each value's symbol, and the table for those that are written.
+    fn find_symbols(&mut self, format: Format, kept: &Kept, scales: &[u16], low_bits: u32) -> Table {
+        let level_bits = format.bits.level_bits();
+        let mut uses = [0_u32; MAX_SYMBOLS];
+        self.symbols.clear();
+        for (range, &scale) in kept.chunks().zip(scales) {
+            let mut expected = 0;
+            let values = kept.positions[range.clone()].iter().zip(&self.codes[range]);
+            self.symbols.extend(values.map(|(&position, &code)| {
+                let distance = u32::from(position) - expected;
+                expected = u32::from(position) + 1;
+                let (units, low) = (distance >> low_bits, distance & ((1 << low_bits) - 1));
+                let near = units.min(FAR);
+                let table = (near << level_bits | u32::from(code & 0x7f)) as u8;
+                uses[usize::from(table)] += u32::from(scale > 0);
+                Symbol { table, raw: (low << 1) as u8 | code >> 7, units: units as u16 }
+            }));
+        }
+        Table::fit(&uses[..format.symbols()])
+    }
+}
+
+/// One value on its way into the stream.
+#[derive(Debug, Clone, Copy)]
+struct Symbol {
+    /// Place in the table: distance and level.
+    table: u8,
+    /// Sign and low bits of the distance.
+    raw: u8,
+    /// The distance without its low bits.
+    units: u16,
+}
+
+impl Symbol {
+    #[inline]
+    fn put(&self, encoder: &mut Encoder, lane: usize, table: &Table, low_bits: u32) {
+        if let Some(beyond) = u32::from(self.units).checked_sub(FAR) {
+            encoder.put_bits(lane, beyond.into(), WORD_BITS - low_bits);
+        }
+        encoder.put(lane, table, self.table.into(), self.raw.into(), low_bits + 1);
+    }
+}
+
+/// The symbols of the scales.
+fn differences(scales: &[u16]) -> Vec<u32> {
+    let mut before = 0;
+    let symbol = |&scale: &u16| {
+        if scale == 0 {
+            return ZERO_CHUNK;
+        }
+        let difference = i32::from(scale) - i32::from(std::mem::replace(&mut before, scale));
+        let folded = (difference << 1 ^ difference >> 31) as u32;
+        folded.checked_sub(ZERO_CHUNK).map_or(folded, |_| FULL_SCALE)
+    };
+    scales.iter().map(symbol).collect()
+}
+
+/// Least and greatest number of values in a chunk that is not zero; both 0 if there is none.
+fn counts(kept: &Kept, scales: &[u16]) -> [u16; 2] {
+    let written = kept.chunks().zip(scales).filter(|(_, scale)| **scale > 0).map(|(r, _)| r.len() as u16);
+    let range = written.fold([u16::MAX, 0], |[least, most], n| [least.min(n), most.max(n)]);
+    if range[1] == 0 { [0, 0] } else { range }
+}
+
+/// Bits of a count above the least.
+fn count_bits(counts: [u16; 2]) -> u32 {
+    (counts[1] - counts[0]).checked_ilog2().map_or(0, |log| log + 1)
 }
 
 /// Reads a section chunk by chunk. Total: any bytes lead to values or to an error.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
+    simd: Simd,
     format: Format,
-    preamble: Preamble,
     levels: Levels,
+    low_bits: u32,
+    counts: [u16; 2],
+    scales: Table,
+    table: Table,
     decoder: Decoder<'a>,
+    /// Code of the last scale that was not zero.
+    scale: u16,
     /// Positions of the current chunk's values, increasing.
     pub(crate) positions: Vec<u16>,
     /// Its values, as many.
@@ -259,70 +263,118 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(bytes: &'a [u8], format: Format) -> Result<Self, Reason> {
-        let (preamble, stream) =
-            bytes.split_at_checked(format.preamble_len()).ok_or("the preamble is truncated")?;
-        let preamble = Preamble::read(preamble, format)?;
+    pub(crate) fn new(mut bytes: &'a [u8], format: Format) -> Result<Self, Reason> {
+        let rest = &mut bytes;
+        let step = u16::from_le_bytes(take(rest)?);
+        if step > MAX_STEP || (step > 0) != (format.bits.levels() > 1) {
+            return Err("the step is out of range");
+        }
+        let low_bits = u32::from(take::<1>(rest)?[0]);
+        if low_bits > MAX_LOW_BITS {
+            return Err("the low bits of distances are too many");
+        }
+        let counts = match format.top_k {
+            Some(_) => [0, 0],
+            None => [u16::from_le_bytes(take(rest)?), u16::from_le_bytes(take(rest)?)],
+        };
+        if counts[0] > counts[1] || usize::from(counts[1]) > CHUNK || (counts[0] == 0) != (counts[1] == 0) {
+            return Err("the range of counts is impossible");
+        }
+        let scales = Table::read(rest, SCALE_SYMBOLS)?;
+        let table = Table::read(rest, format.symbols())?;
         Ok(Self {
+            simd: Simd::detect(),
             format,
-            preamble,
-            levels: Levels::new(format.bits, preamble.step),
-            decoder: Decoder::new(stream)?,
+            levels: Levels::new(format.bits, step),
+            low_bits,
+            counts,
+            scales,
+            table,
+            decoder: Decoder::new(rest)?,
+            scale: 0,
             positions: Vec::new(),
             values: Vec::new(),
         })
     }
 
-    /// Reads the next chunk into `positions` and `values`; both are empty if it is zero.
-    pub(crate) fn next(&mut self, chunk: &Chunk) -> Result<(), Reason> {
-        let scale = self.scale()?;
-        self.read_positions(scale, chunk.len)?;
-        self.read_values(scale)
+    /// Reads the next chunk, of `len` elements, into `positions` and `values`; both are empty if it is zero.
+    #[inline]
+    pub(crate) fn next(&mut self, len: usize) -> Result<(), Reason> {
+        let (scale, count) = self.read_head(len)?;
+        self.read_values(scale, count, len)
     }
 
-    /// First part of a chunk: its scale, 0 for a zero chunk.
-    pub(crate) fn scale(&mut self) -> Result<f32, Reason> {
-        let symbol = self.decoder.uniform(self.preamble.scale_symbols())? as u16;
-        Ok(if symbol == 0 { 0.0 } else { scale_value(self.preamble.scales[0] + symbol - 1) })
-    }
-
-    /// Second part of a chunk of `len` elements: how many values, and where.
-    pub(crate) fn read_positions(&mut self, scale: f32, len: usize) -> Result<(), Reason> {
-        self.positions.clear();
-        if scale == 0.0 {
-            return Ok(());
+    /// First part of a chunk: code of its scale, and how many values it has.
+    pub(crate) fn read_head(&mut self, len: usize) -> Result<(u16, usize), Reason> {
+        let (symbol, _) = self.decoder.symbol(0, &self.scales, 0);
+        match symbol {
+            ZERO_CHUNK => return Ok((0, 0)),
+            FULL_SCALE => self.scale = self.decoder.bits(0, WORD_BITS) as u16 + 1,
+            folded => {
+                let difference = (folded >> 1) as i16 ^ -((folded & 1) as i16);
+                self.scale = self.scale.wrapping_add_signed(difference);
+            }
+        }
+        if !(1..=MAX_SCALE_CODE).contains(&self.scale) {
+            return Err("a scale is out of range");
         }
         let count = match self.format.top_k {
             Some(top_k) => kept_in_chunk(top_k, len),
-            None => {
-                let more = self.decoder.uniform(self.preamble.count_symbols())?;
-                usize::from(self.preamble.counts[0]) + more as usize
-            }
+            None => usize::from(self.counts[0]) + self.decoder.bits(0, count_bits(self.counts)) as usize,
         };
-        if count > len {
-            return Err("a chunk has more values than elements");
+        if count == 0 || count > len {
+            return Err("a chunk has more values than elements, or none");
         }
-        subset::get(&mut self.decoder, count, len, &mut self.positions)
+        Ok((self.scale, count))
     }
 
-    /// Third part of a chunk: signs and levels.
-    pub(crate) fn read_values(&mut self, scale: f32) -> Result<(), Reason> {
+    /// Second part of a chunk: its values.
+    pub(crate) fn read_values(&mut self, scale: u16, count: usize, len: usize) -> Result<(), Reason> {
+        self.positions.clear();
         self.values.clear();
-        let magnitudes = self.levels.values(scale);
-        while self.values.len() < self.positions.len() {
-            let group = SIGN_GROUP.min(self.positions.len() - self.values.len());
-            let signs = self.decoder.bits(group as u32)?;
-            self.values.extend((0..group).map(|i| if signs >> i & 1 == 1 { -1.0 } else { 1.0 }));
+        if scale == 0 {
+            return self.decoder.check();
         }
-        for value in &mut self.values {
-            let slot = self.decoder.peek(LEVEL_BITS) as u16;
-            let starts = &self.preamble.starts;
-            let level = (1..MAX_LEVELS).take_while(|&level| slot >= starts[level]).count();
-            let (start, end) = (starts[level], starts[level + 1]);
-            self.decoder.advance(start.into(), (end - start).into(), LEVEL_BITS)?;
-            *value = magnitudes[level].copysign(*value);
+        self.positions.resize(count, 0);
+        self.values.resize(count, 0.0);
+        let mut value = Values {
+            decoder: self.decoder,
+            table: &self.table,
+            magnitudes: self.levels.magnitudes(scale),
+            level_bits: self.format.bits.level_bits(),
+            low_bits: self.low_bits,
+            expected: 0,
+        };
+        let (mut positions, last_positions) = self.positions.as_chunks_mut::<LANES>();
+        let (mut values, last_values) = self.values.as_chunks_mut::<LANES>();
+        loop {
+            let done = self.simd.read_groups(&mut value, positions, values);
+            (positions, values) = (&mut positions[done..], &mut values[done..]);
+            // Where a distance is far, or the stream is about to end.
+            let (Some((group, rest)), Some((decoded, others))) =
+                (positions.split_first_mut(), values.split_first_mut())
+            else {
+                break;
+            };
+            value.read(group, decoded);
+            (positions, values) = (rest, others);
         }
-        Ok(())
+        value.read(last_positions, last_values);
+        self.decoder = value.decoder;
+        // Positions only grow, so if the last is within the chunk all are, and none was cut short to 16 bits.
+        if value.expected as usize > len {
+            return Err("a position is outside its chunk");
+        }
+        self.decoder.check()
+    }
+
+    /// Entropy of a value's level by the table, in bits: the share of a symbol's cost that is not its distance's.
+    pub(crate) fn level_bits(&self) -> f64 {
+        let levels = self.format.bits.levels();
+        let share =
+            |level| (0..DISTANCES).map(|d| self.table.share(d * levels + level).1).sum::<u64>() as f64;
+        let entropy = |p: f64| if p > 0.0 { -p * p.log2() } else { 0.0 };
+        (0..levels).map(|level| entropy(share(level) / 4096.0)).sum()
     }
 
     /// Information not read yet, in bits.
@@ -334,4 +386,47 @@ impl<'a> Reader<'a> {
     pub(crate) fn finish(&self) -> Result<(), Reason> {
         self.decoder.finish()
     }
+}
+
+/// What one value after the other is read with.
+pub(crate) struct Values<'r, 'a> {
+    pub(crate) decoder: Decoder<'a>,
+    pub(crate) table: &'r Table,
+    pub(crate) magnitudes: [f32; MAX_LEVELS],
+    pub(crate) level_bits: u32,
+    pub(crate) low_bits: u32,
+    /// The place behind the value before. At most 4096 steps of less than 2^20 fit into 32 bits.
+    pub(crate) expected: u32,
+}
+
+impl Values<'_, '_> {
+    /// Reads a group of values, one from each lane; the last group may be shorter.
+    #[inline(always)]
+    pub(crate) fn read(&mut self, positions: &mut [u16], values: &mut [f32]) {
+        for (lane, (position, value)) in positions.iter_mut().zip(values).enumerate() {
+            (*position, *value) = self.next(lane);
+        }
+    }
+
+    /// Position and value of the next.
+    #[inline(always)]
+    fn next(&mut self, lane: usize) -> (u16, f32) {
+        let (symbol, raw) = self.decoder.symbol(lane, self.table, self.low_bits + 1);
+        let mut units = symbol >> self.level_bits;
+        if units == FAR {
+            units += self.decoder.bits(lane, WORD_BITS - self.low_bits);
+        }
+        let position = self.expected + (units << self.low_bits | raw >> 1);
+        self.expected = position + 1;
+        let level = symbol & ((1 << self.level_bits) - 1);
+        let magnitude = self.magnitudes[level as usize % MAX_LEVELS];
+        (position as u16, f32::from_bits(magnitude.to_bits() | raw << 31))
+    }
+}
+
+/// The first `N` of `bytes`.
+fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], Reason> {
+    let (first, rest) = bytes.split_first_chunk().ok_or("the preamble is truncated")?;
+    *bytes = rest;
+    Ok(*first)
 }

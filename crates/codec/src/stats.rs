@@ -1,7 +1,6 @@
 //! Where a file's bits went.
 
 use crate::delta::Delta;
-use crate::subset;
 use crate::update::{Sections, Update};
 
 /// Sizes of a file by what they are for, in bits, and the bound for its positions.
@@ -67,19 +66,25 @@ impl Stats {
 
     fn add(&mut self, sections: &Sections, section: usize) -> Result<(), crate::rans::Reason> {
         let mut reader = sections.reader(section);
+        let level_bits = reader.level_bits();
         for chunk in sections.layout().section(section) {
-            let mut before = reader.bits_left();
-            let mut spent = |left: f64| std::mem::replace(&mut before, left) - left;
-            let scale = reader.scale()?;
-            self.scale_bits += spent(reader.bits_left());
-            reader.read_positions(scale, chunk.len)?;
-            self.index_bits += spent(reader.bits_left());
-            reader.read_values(scale)?;
-            self.code_bits += spent(reader.bits_left());
-            self.index_bound_bits += subset::entropy_bits(chunk.len, reader.positions.len());
+            let before = reader.bits_left();
+            let (scale, count) = reader.read_head(chunk.len)?;
+            let between = reader.bits_left();
+            self.scale_bits += before - between;
+            reader.read_values(scale, count, chunk.len)?;
+            let codes = count as f64 * (1.0 + level_bits);
+            self.code_bits += codes;
+            self.index_bits += between - reader.bits_left() - codes;
+            self.index_bound_bits += entropy_bits(chunk.len, count);
         }
         Ok(())
     }
+}
+
+/// log2 C(n, k): what a subset costs at best, in bits.
+fn entropy_bits(n: usize, k: usize) -> f64 {
+    (0..k).map(|i| ((n - i) as f64 / (k - i) as f64).log2()).sum()
 }
 
 impl Update {

@@ -3,12 +3,14 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use rayon::prelude::*;
 
 use crate::encode::CodecConfig;
 use crate::error::{Error, Result};
 use crate::header::{self, Binding, Kind};
 use crate::layout::{Chunk, Layout};
 use crate::section::{Format, Reader};
+use crate::simd::Simd;
 
 /// A file's sections, every one of which has been decoded once without an error.
 #[derive(Debug, Clone)]
@@ -32,16 +34,23 @@ impl Sections {
     ) -> Result<Self> {
         let ranges = header::read(kind, &bytes, binding, layout, format)?;
         let mut parsed = Self { layout: layout.clone(), format, bytes, ranges, kept: 0, norm: 0.0 };
-        let (mut kept, mut squares) = (0, 0.0);
-        for section in 0..parsed.ranges.len() {
-            parsed.try_read(section, |_, reader| {
-                kept += reader.values.len() as u64;
-                // In the order of the file, in f64: the same sum on every machine.
-                squares += reader.values.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
-            })?;
-        }
+        let sections: Result<Vec<(u64, f64)>> =
+            (0..parsed.ranges.len()).into_par_iter().map(|section| parsed.measure(section)).collect();
+        // In the order of the file, in f64: the same sum on every machine.
+        let sum = |(kept, squares): (u64, f64), (more, square)| (kept + more, squares + square);
+        let (kept, squares) = sections?.into_iter().fold((0, 0.0), sum);
         (parsed.kept, parsed.norm) = (kept, squares.sqrt());
         Ok(parsed)
+    }
+
+    /// Decodes a section and returns how many values it has, and the sum of their squares.
+    fn measure(&self, section: usize) -> Result<(u64, f64)> {
+        let (simd, mut kept, mut squares) = (Simd::detect(), 0, 0.0);
+        self.try_read(section, |_, reader| {
+            kept += reader.values.len() as u64;
+            squares += simd.sum_of_squares(&reader.values);
+        })?;
+        Ok((kept, squares))
     }
 
     fn try_read(&self, section: usize, mut visit: impl FnMut(&Chunk, &Reader<'_>)) -> Result<()> {
@@ -49,7 +58,7 @@ impl Sections {
         let mut reader =
             Reader::new(&self.bytes[self.ranges[section].clone()], self.format).map_err(refuse)?;
         for chunk in self.layout.section(section) {
-            reader.next(&chunk).map_err(refuse)?;
+            reader.next(chunk.len).map_err(refuse)?;
             visit(&chunk, &reader);
         }
         reader.finish().map_err(refuse)
@@ -61,9 +70,25 @@ impl Sections {
             .expect("the same bytes were decoded without an error when they were parsed");
     }
 
-    /// Calls `visit` with each chunk of the file.
-    pub(crate) fn read_all(&self, mut visit: impl FnMut(&Chunk, &[u16], &[f32])) {
-        (0..self.ranges.len()).for_each(|section| self.read(section, &mut visit));
+    /// Calls `visit` with each element of `tensors` that the file has a value for, and that value; sections in parallel.
+    /// First all elements of a section go through `before`.
+    pub(crate) fn visit(
+        &self,
+        tensors: &mut [Vec<f32>],
+        before: impl Fn(&mut [f32]) + Sync,
+        visit: impl Fn(&mut f32, f32) + Sync,
+    ) -> Result<()> {
+        self.layout.check_lengths(tensors.iter().map(Vec::len))?;
+        self.layout.split(tensors).into_par_iter().for_each(|mut section| {
+            section.slices().for_each(&before);
+            self.read(section.index, |chunk, positions, values| {
+                let (start, elements) = section.of(chunk);
+                for (&position, &value) in positions.iter().zip(values) {
+                    visit(&mut elements[chunk.index(position.into()) - start], value);
+                }
+            });
+        });
+        Ok(())
     }
 
     /// A reader at the start of a section, for those who read several files side by side.
@@ -105,7 +130,7 @@ impl Sections {
 
 /// Moves a reader to its next chunk; its bytes have been decoded before.
 pub(crate) fn advance(reader: &mut Reader<'_>, chunk: &Chunk) {
-    reader.next(chunk).expect("the same bytes were decoded without an error when they were parsed");
+    reader.next(chunk.len).expect("the same bytes were decoded without an error when they were parsed");
 }
 
 /// A peer's update, checked from the first byte to the last.
@@ -174,12 +199,16 @@ impl Update {
     /// The dense update: zeros where nothing was kept.
     pub fn decode(&self) -> Vec<Vec<f32>> {
         let mut out = self.layout().zeros();
-        self.sections.read_all(|chunk, positions, values| {
-            for (&position, &value) in positions.iter().zip(values) {
-                out[chunk.tensor][chunk.index(position.into())] = value;
-            }
-        });
+        self.add_scaled_into(1.0, &mut out).expect("the tensors were made from the layout");
         out
+    }
+
+    /// The dense update in place of what `out` holds.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if `out` has not the layout's tensors.
+    pub fn decode_into(&self, out: &mut [Vec<f32>]) -> Result<()> {
+        self.sections.visit(out, |elements| elements.fill(0.0), |element, value| *element = value)
     }
 
     /// `out ← out + scale·value` at everything kept: one f32 multiplication, one addition.
@@ -187,13 +216,7 @@ impl Update {
     /// # Errors
     /// [`Error::Shape`] if `out` has not the layout's tensors.
     pub fn add_scaled_into(&self, scale: f32, out: &mut [Vec<f32>]) -> Result<()> {
-        self.layout().check_lengths(out.iter().map(Vec::len))?;
-        self.sections.read_all(|chunk, positions, values| {
-            for (&position, &value) in positions.iter().zip(values) {
-                out[chunk.tensor][chunk.index(position.into())] += scale * value;
-            }
-        });
-        Ok(())
+        self.sections.visit(out, |_| {}, |element, value| *element += scale * value)
     }
 
     pub(crate) fn sections(&self) -> &Sections {

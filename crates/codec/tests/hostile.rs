@@ -181,30 +181,39 @@ fn a_file_for_something_else_is_refused_by_name() {
 fn impossible_preambles_are_refused() {
     let (_, _, bytes) = small();
     let section = PREFIX + FIXED + ENTRY + 32;
-    // scales from, to, step, share of the first level
-    let number = |i: usize| {
-        let at = section + 2 * i;
-        u16::from_le_bytes([bytes[at], bytes[at + 1]])
-    };
-    let (from, to) = (number(0), number(1));
-    assert!(0 < from && from < to && (1..=4096).contains(&number(2)) && number(3) < 1 << 15);
-    for (i, value) in [
-        (0, 0),
-        (0, to + 1),
-        (0, u16::MAX),
-        (1, 0),
-        (1, from - 1),
-        (1, 2049),
-        (2, 0),
-        (2, 4097),
-        (3, (1 << 15) + 1),
-        (3, u16::MAX),
-    ] {
+    // The step, the low bits of distances, then the table of scales: its last symbol and their shares.
+    let step = |value: u16| vec![(0, value as u8), (1, (value >> 8) as u8)];
+    assert!((1..=4096).contains(&u16::from_le_bytes([bytes[section], bytes[section + 1]])));
+    let changes = [
+        (step(0), "the step is out of range"),
+        (step(4097), "the step is out of range"),
+        (step(u16::MAX), "the step is out of range"),
+        (vec![(2, 8)], "the low bits of distances are too many"),
+        (vec![(2, 255)], "the low bits of distances are too many"),
+        (vec![(3, 16)], "a table has too many symbols"),
+        (vec![(4, bytes[section + 4] ^ 1)], "the shares of a table do not add up"),
+    ];
+    for (change, expected) in changes {
         let mut changed = bytes.clone();
-        changed[section + 2 * i..section + 2 * i + 2].copy_from_slice(&u16::to_le_bytes(value));
+        change.iter().for_each(|&(at, byte)| changed[section + at] = byte);
         rehash(&mut changed);
-        assert!(matches!(parse(&changed), Err(Error::Section { .. })), "number {i} = {value}");
+        assert_eq!(parse(&changed).unwrap_err(), Error::Section { section: 0, reason: expected });
     }
+}
+
+/// A preamble that a reader accepts: step, low bits, counts, and tables in which one symbol may be rare.
+fn preamble(step: u16, low_bits: u8, counts: Option<[u16; 2]>, symbols: (u8, u8)) -> Vec<u8> {
+    let mut bytes = step.to_le_bytes().to_vec();
+    bytes.push(low_bits);
+    counts.iter().flatten().for_each(|count| bytes.extend_from_slice(&count.to_le_bytes()));
+    for last in [symbols.0, symbols.1] {
+        // All have a share of 1 but the last, which has the rest.
+        bytes.push(last);
+        bytes.extend(std::iter::repeat_n(1, last.into()));
+        let rest = 4096 - u16::from(last);
+        bytes.extend_from_slice(&[rest as u8 | 0x80, (rest >> 7) as u8]);
+    }
+    bytes
 }
 
 proptest! {
@@ -217,16 +226,12 @@ proptest! {
     #[test]
     fn any_section_under_a_fresh_hash(
         section in prop::collection::vec(any::<u8>(), 0..120),
-        preamble in (1..2048_u16, 0..40_u16, 1..4096_u16, 0..=1_u16 << 15),
-        tame in any::<bool>(),
+        step in 1..=4096_u16, low_bits in 0..8_u8, symbols in (0..16_u8, 0..64_u8), tame in any::<bool>(),
     ) {
         let (_, _, bytes) = small();
         let mut file = bytes[..PREFIX + FIXED + ENTRY + 32].to_vec();
         if tame {
-            let (from, more, step, share) = preamble;
-            for number in [from, from + more, step, share] {
-                file.extend_from_slice(&number.to_le_bytes());
-            }
+            file.extend(preamble(step, low_bits, None, symbols));
         }
         file.extend_from_slice(&section);
         rehash(&mut file);
@@ -238,14 +243,12 @@ proptest! {
     #[test]
     fn any_delta_section_under_a_fresh_hash(
         section in prop::collection::vec(any::<u8>(), 0..400),
-        scales in (1..2000_u16, 0..40_u16), counts in (1..60_u16, 0..4000_u16), share in 0..=1_u16 << 15,
+        counts in (1..60_u16, 0..4000_u16), low_bits in 0..8_u8, symbols in (0..16_u8, 0..64_u8),
     ) {
         let layout = layout(&[&[70, 70], &[100]]);
         let merged = merge(&layout, &delta_binding(), &DeltaConfig::default(), &[], &mut layout.zeros()).unwrap();
         let mut file = merged[..PREFIX + FIXED + ENTRY + 32].to_vec();
-        for number in [scales.0, scales.0 + scales.1, 256, counts.0, counts.0 + counts.1, share] {
-            file.extend_from_slice(&number.to_le_bytes());
-        }
+        file.extend(preamble(256, low_bits, Some([counts.0, counts.0 + counts.1]), symbols));
         file.extend_from_slice(&section);
         rehash(&mut file);
         if let Ok(delta) = Delta::parse(file, &layout, &DeltaConfig::default(), &delta_binding()) {

@@ -64,7 +64,7 @@ pub fn slices(tensors: &[Vec<f32>]) -> Vec<&[f32]> {
 
 /// A parsed update of fresh random values.
 pub fn update(layout: &Layout, config: &CodecConfig, peer: u8) -> Update {
-    let delta = values(layout, peer.into(), 0.5);
+    let delta = values(layout, peer.into(), 0.0);
     let bytes = compress(layout, &binding(peer), config, &slices(&delta), &mut layout.zeros()).unwrap();
     Update::parse(bytes, layout, config, &binding(peer)).unwrap()
 }

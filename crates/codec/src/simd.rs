@@ -1,0 +1,511 @@
+//! The loops that run over every parameter, or over every kept value, as wide as the processor allows.
+//!
+//! The only `unsafe` of this crate is here: calling a function that was compiled for instructions which not every
+//! processor has. A [`Simd`] other than scalar exists only if [`Simd::all`] has found those instructions, and its
+//! fields are private, so the calls are sound. What the functions do is safe code, but for two compare instructions
+//! that read memory through pointers made from arrays of the right length.
+//!
+//! All widths give the same bits: sums run in eight lanes that are part of the format (element i goes to lane i mod 8),
+//! and nothing is fused. The tests hold every width that the machine has against the scalar one.
+#![allow(unsafe_code)]
+
+use crate::layout::{CHUNK, Chunk};
+use crate::quantize::{MAX_LEVELS, Ruler};
+use crate::rans;
+use crate::section::{FAR, Values};
+
+/// Lanes of a sum.
+const LANES: usize = 8;
+/// Columns of a matrix that are added up at the same time.
+pub(crate) const COLUMNS: usize = 24;
+/// 2^23: a float beyond it has no fraction, so adding and subtracting it rounds to the nearest integer, halves to even.
+const ROUNDER: f32 = 8_388_608.0;
+
+/// Which instructions are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Simd(Width);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Width {
+    Scalar,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+}
+
+/// Defines a method of [`Simd`] that runs one body, compiled for every width.
+macro_rules! for_every_width {
+    ($(#[$doc:meta])* $name:ident = $body:ident($($arg:ident: $type:ty),*) $(-> $result:ty)?) => {
+        impl Simd {
+            $(#[$doc])*
+            #[inline]
+            #[allow(clippy::too_many_arguments)]
+            pub(crate) fn $name(self, $($arg: $type),*) $(-> $result)? {
+                #[cfg(target_arch = "x86_64")]
+                {
+                    #[target_feature(enable = "avx2,bmi1,bmi2,popcnt")]
+                    #[allow(clippy::too_many_arguments)]
+                    fn avx2($($arg: $type),*) $(-> $result)? {
+                        $body($($arg),*)
+                    }
+                    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,popcnt")]
+                    #[allow(clippy::too_many_arguments)]
+                    fn avx512($($arg: $type),*) $(-> $result)? {
+                        $body($($arg),*)
+                    }
+                    match self.0 {
+                        // SAFETY: this width exists only where the processor has these instructions.
+                        Width::Avx512 => return unsafe { avx512($($arg),*) },
+                        // SAFETY: as above.
+                        Width::Avx2 => return unsafe { avx2($($arg),*) },
+                        Width::Scalar => {}
+                    }
+                }
+                $body($($arg),*)
+            }
+        }
+    };
+}
+
+for_every_width! {
+    /// `e ← β·e + Δ` over the rows of `chunk`, a copy of the result in `out`, and the bits of its largest magnitude.
+    ///
+    /// `base` is the flat index of the first element of `e` and `delta`.
+    fold = fold_body(chunk: &Chunk, base: usize, beta: f32, delta: &[f32], e: &mut [f32], out: &mut [f32]) -> u32
+}
+
+for_every_width! {
+    /// The sum of `values`, in eight lanes.
+    sum = sum_body(values: &[f32]) -> f64
+}
+
+for_every_width! {
+    /// The sum of the squares of `values`, in eight lanes.
+    sum_of_squares = sum_of_squares_body(values: &[f32]) -> f64
+}
+
+for_every_width! {
+    /// Σ m·r and Σ r² over the `magnitudes` m, with r the ratio of the level that `ruler` gives m; both in eight lanes.
+    project = project_body(magnitudes: &[f32], ruler: Ruler) -> (f64, f64)
+}
+
+for_every_width! {
+    /// Adds `values[i]` times row `positions[i]` of `rows` to `sums`, in f64, one i after the other. Rows have `width`
+    /// columns, a multiple of [`COLUMNS`].
+    add_rows = add_rows_body(rows: &[f32], width: usize, positions: &[u16], values: &[f32], sums: &mut [f64])
+}
+
+for_every_width! {
+    /// Gives each value its code: how many `thresholds` its magnitude exceeds, and its sign in the highest bit; and
+    /// replaces it by that magnitude.
+    quantize = quantize_body(
+        levels: usize, thresholds: &[f32; MAX_LEVELS], magnitudes: &[f32; MAX_LEVELS], values: &mut [f32], codes: &mut [u8]
+    )
+}
+
+impl Simd {
+    /// The widest that this processor has.
+    pub(crate) fn detect() -> Self {
+        Self::all().last().copied().unwrap_or(Self(Width::Scalar))
+    }
+
+    /// All that this processor has, from the narrowest.
+    pub(crate) fn all() -> &'static [Self] {
+        #[cfg(target_arch = "x86_64")]
+        {
+            const ALL: [Simd; 3] = [Simd(Width::Scalar), Simd(Width::Avx2), Simd(Width::Avx512)];
+            macro_rules! has {
+                ($($feature:tt),*) => { true $(&& std::arch::is_x86_feature_detected!($feature))* };
+            }
+            let avx2 = has!("avx2", "bmi1", "bmi2", "popcnt");
+            let avx512 = avx2 && has!("avx512f", "avx512bw", "avx512dq", "avx512vl");
+            &ALL[..1 + usize::from(avx2) + usize::from(avx512)]
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        &[Simd(Width::Scalar)]
+    }
+
+    /// Bit i of the masks says whether the magnitude of `values[i]` has at least the bits `threshold`.
+    pub(crate) fn reach(self, values: &[f32], threshold: u32, masks: &mut [u64; CHUNK / 64]) {
+        masks.fill(0);
+        let (blocks, rest) = values.as_chunks::<64>();
+        for (mask, block) in masks.iter_mut().zip(blocks) {
+            *mask = match self.0 {
+                Width::Scalar => reach_scalar(block, threshold),
+                // SAFETY: this width exists only where the processor has AVX2.
+                #[cfg(target_arch = "x86_64")]
+                Width::Avx2 => unsafe { reach_avx2(block, threshold) },
+                // SAFETY: this width exists only where the processor has AVX-512.
+                #[cfg(target_arch = "x86_64")]
+                Width::Avx512 => unsafe { reach_avx512(block, threshold) },
+            };
+        }
+        if !rest.is_empty() {
+            masks[blocks.len()] = reach_scalar(rest, threshold);
+        }
+    }
+}
+
+impl Simd {
+    /// Reads groups of values until there are no more, a distance is far, or the stream is about to end. Returns how many
+    /// groups were read; what comes next is for [`Values::read`].
+    #[inline]
+    pub(crate) fn read_groups(
+        self,
+        reader: &mut Values<'_, '_>,
+        positions: &mut [[u16; rans::LANES]],
+        values: &mut [[f32; rans::LANES]],
+    ) -> usize {
+        match self.0 {
+            // SAFETY: this width exists only where the processor has AVX-512.
+            #[cfg(target_arch = "x86_64")]
+            Width::Avx512 => unsafe { read_groups_avx512(reader, positions, values) },
+            _ => 0,
+        }
+    }
+}
+
+/// One lane of the decoder for each lane of two vectors; in step with `Decoder::symbol` and `Values::next`.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,popcnt")]
+fn read_groups_avx512(
+    reader: &mut Values<'_, '_>,
+    positions: &mut [[u16; rans::LANES]],
+    values: &mut [[f32; rans::LANES]],
+) -> usize {
+    use std::arch::x86_64::*;
+    let Values { decoder, table, magnitudes, level_bits, low_bits, expected } = reader;
+    let slots = table.slots();
+    let count = |bits: u32| _mm_cvtsi32_si128(bits as i32);
+    let (raw_bits, level_shift, low_shift) = (count(*low_bits + 1), count(*level_bits), count(*low_bits));
+    let raw_mask = _mm512_set1_epi64((1_i64 << (*low_bits + 1)) - 1);
+    let level_mask = _mm256_set1_epi32((1 << *level_bits) - 1);
+    let (twelve, far) = (_mm512_set1_epi64(0xfff), _mm256_set1_epi32(FAR as i32));
+    let bottom = _mm512_set1_epi64(rans::BOTTOM as i64);
+    let (zero, one) = (_mm256_setzero_si256(), _mm256_set1_epi32(1));
+    // SAFETY: reads eight magnitudes and twice eight lanes; no alignment is asked for.
+    let (magnitudes, mut lanes) = unsafe {
+        let lanes = decoder.lanes.as_ptr();
+        let halves = [_mm512_loadu_si512(lanes.cast()), _mm512_loadu_si512(lanes.add(8).cast())];
+        (_mm256_loadu_ps(magnitudes.as_ptr()), halves)
+    };
+    let (mut done, mut next, mut end) = (0, decoder.next, _mm256_set1_epi32(*expected as i32));
+    for (positions, values) in positions.iter_mut().zip(values) {
+        let shifted = lanes.map(|lanes| _mm512_srl_epi64(lanes, raw_bits));
+        // SAFETY: twelve bits are less than the number of slots, each a 32-bit number.
+        let slot = shifted.map(|x| unsafe {
+            _mm512_i64gather_epi32::<4>(_mm512_and_si512(x, twelve), slots.as_ptr().cast())
+        });
+        let symbol = slot.map(|slot| _mm256_and_si256(slot, _mm256_set1_epi32(0xff)));
+        let units = symbol.map(|symbol| _mm256_srl_epi32(symbol, level_shift));
+        let is_far = units.map(|units| _mm256_cmpeq_epi32_mask(units, far));
+        if is_far != [0; 2] || decoder.words.len() < next + rans::LANES {
+            break;
+        }
+        for half in 0..2 {
+            let wide = _mm512_cvtepu32_epi64(slot[half]);
+            let share = _mm512_and_si512(_mm512_srli_epi64::<8>(wide), twelve);
+            let share = _mm512_add_epi64(share, _mm512_set1_epi64(1));
+            let product = _mm512_mullo_epi64(share, _mm512_srli_epi64::<12>(shifted[half]));
+            let x = _mm512_add_epi64(product, _mm512_srli_epi64::<20>(wide));
+            // The lanes that need a word get one each, in their order.
+            let needs = _mm512_cmplt_epu64_mask(x, bottom);
+            let Some(words) = decoder.words[next..].first_chunk::<8>() else { break };
+            // SAFETY: reads the eight words; no alignment is asked for.
+            let words = unsafe { _mm256_loadu_si256(words.as_ptr().cast()) };
+            let words = _mm512_cvtepu32_epi64(_mm256_maskz_expand_epi32(needs, words));
+            next += needs.count_ones() as usize;
+
+            let raw = _mm512_cvtepi64_epi32(_mm512_and_si512(lanes[half], raw_mask));
+            lanes[half] = _mm512_mask_or_epi64(x, needs, _mm512_slli_epi64::<32>(x), words);
+            let distance =
+                _mm256_or_si256(_mm256_sll_epi32(units[half], low_shift), _mm256_srli_epi32::<1>(raw));
+            // Sums of the steps so far, in three rounds.
+            let sum = _mm256_add_epi32(distance, one);
+            let sum = _mm256_add_epi32(sum, _mm256_alignr_epi32::<7>(sum, zero));
+            let sum = _mm256_add_epi32(sum, _mm256_alignr_epi32::<6>(sum, zero));
+            let sum = _mm256_add_epi32(sum, _mm256_alignr_epi32::<4>(sum, zero));
+            let behind = _mm256_add_epi32(sum, end);
+            end = _mm256_add_epi32(end, _mm256_permutevar8x32_epi32(sum, _mm256_set1_epi32(7)));
+            let place = _mm256_cvtepi32_epi16(_mm256_sub_epi32(behind, one));
+            let magnitude = _mm256_permutevar8x32_ps(magnitudes, _mm256_and_si256(symbol[half], level_mask));
+            let value = _mm256_or_ps(magnitude, _mm256_castsi256_ps(_mm256_slli_epi32::<31>(raw)));
+            // SAFETY: writes eight positions and eight values over one half of the group's sixteen; no alignment is
+            // asked for.
+            unsafe {
+                _mm_storeu_si128(positions.as_mut_ptr().add(8 * half).cast(), place);
+                _mm256_storeu_ps(values.as_mut_ptr().add(8 * half), value);
+            }
+        }
+        done += 1;
+    }
+    // SAFETY: writes the sixteen lanes; no alignment is asked for.
+    unsafe {
+        let to = decoder.lanes.as_mut_ptr();
+        _mm512_storeu_si512(to.cast(), lanes[0]);
+        _mm512_storeu_si512(to.add(8).cast(), lanes[1]);
+    }
+    (decoder.next, *expected) = (next, _mm256_extract_epi32::<0>(end) as u32);
+    done
+}
+
+fn reach_scalar(values: &[f32], threshold: u32) -> u64 {
+    let reaches = |value: &f32| u64::from(value.abs().to_bits() >= threshold);
+    values.iter().enumerate().fold(0, |mask, (i, value)| mask | reaches(value) << i)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn reach_avx2(values: &[f32; 64], threshold: u32) -> u64 {
+    use std::arch::x86_64::{
+        _mm256_and_si256, _mm256_castsi256_ps, _mm256_cmpgt_epi32, _mm256_loadu_si256, _mm256_movemask_ps,
+        _mm256_set1_epi32,
+    };
+    // Magnitudes have no sign bit, so a signed comparison will do; at least t is more than t − 1.
+    let below = _mm256_set1_epi32(threshold as i32 - 1);
+    let magnitude = _mm256_set1_epi32(i32::MAX);
+    let mut mask = 0;
+    for (i, eight) in values.as_chunks::<8>().0.iter().enumerate() {
+        // SAFETY: reads the eight values of the array; no alignment is asked for.
+        let bits = unsafe { _mm256_loadu_si256(eight.as_ptr().cast()) };
+        let reaches = _mm256_cmpgt_epi32(_mm256_and_si256(bits, magnitude), below);
+        mask |= u64::from(_mm256_movemask_ps(_mm256_castsi256_ps(reaches)) as u32) << (8 * i);
+    }
+    mask
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+fn reach_avx512(values: &[f32; 64], threshold: u32) -> u64 {
+    use std::arch::x86_64::{
+        _mm512_and_si512, _mm512_cmpge_epu32_mask, _mm512_loadu_si512, _mm512_set1_epi32,
+    };
+    let least = _mm512_set1_epi32(threshold as i32);
+    let magnitude = _mm512_set1_epi32(i32::MAX);
+    let mut mask = 0;
+    for (i, sixteen) in values.as_chunks::<16>().0.iter().enumerate() {
+        // SAFETY: reads the sixteen values of the array; no alignment is asked for.
+        let bits = unsafe { _mm512_loadu_si512(sixteen.as_ptr().cast()) };
+        mask |= u64::from(_mm512_cmpge_epu32_mask(_mm512_and_si512(bits, magnitude), least)) << (16 * i);
+    }
+    mask
+}
+
+#[inline(always)]
+fn fold_body(chunk: &Chunk, base: usize, beta: f32, delta: &[f32], e: &mut [f32], out: &mut [f32]) -> u32 {
+    let mut most = 0;
+    for (row, out) in out.chunks_exact_mut(chunk.width).enumerate() {
+        let start = chunk.base - base + row * chunk.stride;
+        // The next tile's row lies behind this one's. A tile is too short for the processor to notice a pattern.
+        prefetch(e, start + chunk.width);
+        prefetch(delta, start + chunk.width);
+        let (e, delta) = (&mut e[start..start + chunk.width], &delta[start..start + chunk.width]);
+        for ((e, delta), out) in e.iter_mut().zip(delta).zip(out) {
+            let sum = beta * *e + delta;
+            *e = sum;
+            *out = sum;
+            most = most.max(sum.abs().to_bits());
+        }
+    }
+    most
+}
+
+/// Asks for the cache lines of the 64 values from `values[start]` on, as far as there are any.
+#[inline(always)]
+fn prefetch(values: &[f32], start: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in values.get(start..(start + 64).min(values.len())).unwrap_or(&[]).chunks(16) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a hint for an address within the slice; nothing is read.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, start);
+}
+
+#[inline(always)]
+fn sum_body(values: &[f32]) -> f64 {
+    sum_of(values, |value| value)
+}
+
+#[inline(always)]
+fn sum_of_squares_body(values: &[f32]) -> f64 {
+    sum_of(values, |value| value * value)
+}
+
+#[inline(always)]
+fn sum_of(values: &[f32], term: impl Fn(f64) -> f64) -> f64 {
+    let mut lanes = [0.0; LANES];
+    let (blocks, rest) = values.as_chunks::<LANES>();
+    for block in blocks {
+        for (lane, &value) in lanes.iter_mut().zip(block) {
+            *lane += term(value.into());
+        }
+    }
+    for (lane, &value) in lanes.iter_mut().zip(rest) {
+        *lane += term(value.into());
+    }
+    total(&lanes)
+}
+
+#[inline(always)]
+fn project_body(magnitudes: &[f32], ruler: Ruler) -> (f64, f64) {
+    let (mut cross, mut square) = ([0.0; LANES], [0.0; LANES]);
+    let ratio = |magnitude: f32| {
+        let place = magnitude * ruler.slope + ruler.offset;
+        let place = if place > 0.0 { place } else { 0.0 };
+        let place = if place < ruler.top { place } else { ruler.top };
+        1.0 + ((place + ROUNDER) - ROUNDER) * ruler.step
+    };
+    let (blocks, rest) = magnitudes.as_chunks::<LANES>();
+    for block in blocks {
+        for lane in 0..LANES {
+            let ratio = f64::from(ratio(block[lane]));
+            cross[lane] += f64::from(block[lane]) * ratio;
+            square[lane] += ratio * ratio;
+        }
+    }
+    for (lane, &magnitude) in rest.iter().enumerate() {
+        let ratio = f64::from(ratio(magnitude));
+        cross[lane] += f64::from(magnitude) * ratio;
+        square[lane] += ratio * ratio;
+    }
+    (total(&cross), total(&square))
+}
+
+#[inline(always)]
+fn add_rows_body(rows: &[f32], width: usize, positions: &[u16], values: &[f32], sums: &mut [f64]) {
+    for (block, sums) in sums.as_chunks_mut::<COLUMNS>().0.iter_mut().enumerate() {
+        let mut local = *sums;
+        for (&position, &value) in positions.iter().zip(values) {
+            let start = usize::from(position) * width + block * COLUMNS;
+            let Some(row) = rows[start..].first_chunk::<COLUMNS>() else { return };
+            for (sum, &other) in local.iter_mut().zip(row) {
+                *sum += f64::from(value) * f64::from(other);
+            }
+        }
+        *sums = local;
+    }
+}
+
+#[inline(always)]
+fn total(lanes: &[f64; LANES]) -> f64 {
+    lanes.iter().fold(0.0, |sum, lane| sum + lane)
+}
+
+#[inline(always)]
+fn quantize_body(
+    levels: usize,
+    thresholds: &[f32; MAX_LEVELS],
+    magnitudes: &[f32; MAX_LEVELS],
+    values: &mut [f32],
+    codes: &mut [u8],
+) {
+    match levels {
+        1 => quantize_to::<1>(thresholds, magnitudes, values, codes),
+        2 => quantize_to::<2>(thresholds, magnitudes, values, codes),
+        4 => quantize_to::<4>(thresholds, magnitudes, values, codes),
+        _ => quantize_to::<MAX_LEVELS>(thresholds, magnitudes, values, codes),
+    }
+}
+
+#[inline(always)]
+fn quantize_to<const N: usize>(
+    thresholds: &[f32; MAX_LEVELS],
+    magnitudes: &[f32; MAX_LEVELS],
+    values: &mut [f32],
+    codes: &mut [u8],
+) {
+    for (value, code) in values.iter_mut().zip(codes) {
+        let sign = value.to_bits() & (1 << 31);
+        let (mut level, mut magnitude) = (0, magnitudes[0]);
+        for above in 1..N {
+            let exceeds = value.abs() > thresholds[above - 1];
+            level += u32::from(exceeds);
+            magnitude = if exceeds { magnitudes[above] } else { magnitude };
+        }
+        *code = (level | sign >> 24) as u8;
+        *value = f32::from_bits(magnitude.to_bits() | sign);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn values() -> impl Strategy<Value = Vec<f32>> {
+        let value = prop_oneof![
+            (-1e3..1e3_f32),
+            any::<u32>().prop_map(|bits| f32::from_bits(bits & 0xdfff_ffff)), // below 2^65
+            Just(0.0),
+            Just(-0.0),
+            Just(1.0),
+        ];
+        prop::collection::vec(value, 0..300)
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn all_widths_agree(values in values(), threshold in any::<u32>(), beta in 0.0..1.0_f32, scale in 1e-3..1e3_f64) {
+            let scalar = Simd::all()[0];
+            let magnitudes: Vec<f32> = values.iter().map(|value| value.abs()).collect();
+            let threshold = threshold >> 1;
+            for &simd in Simd::all() {
+                let (mut expected, mut found) = ([0; 64], [0; 64]);
+                scalar.reach(&values, threshold, &mut expected);
+                simd.reach(&values, threshold, &mut found);
+                prop_assert_eq!(expected, found);
+                for (i, value) in values.iter().enumerate() {
+                    prop_assert_eq!(found[i / 64] >> (i % 64) & 1 == 1, value.abs().to_bits() >= threshold);
+                }
+                prop_assert_eq!(scalar.sum(&magnitudes).to_bits(), simd.sum(&magnitudes).to_bits());
+                let squares = |simd: Simd| simd.sum_of_squares(&values).to_bits();
+                prop_assert_eq!(squares(scalar), squares(simd));
+                for (levels, step) in [(1, 0.0), (2, 0.75), (4, 0.5), (8, 0.125)] {
+                    let per_step = if step > 0.0 { 1.0 / f64::from(step) } else { 256.0 };
+                    let ruler = Ruler {
+                        slope: (per_step / scale) as f32, offset: -per_step as f32, top: (levels - 1) as f32, step,
+                    };
+                    prop_assert_eq!(scalar.project(&magnitudes, ruler), simd.project(&magnitudes, ruler));
+                    let table: [f32; MAX_LEVELS] = std::array::from_fn(|i| scale as f32 * (1.0 + i as f32 * step));
+                    let thresholds = table.map(|magnitude| magnitude + 0.5 * step);
+                    let of = |simd: Simd| {
+                        let (mut values, mut codes) = (values.clone(), vec![0; values.len()]);
+                        simd.quantize(levels, &thresholds, &table, &mut values, &mut codes);
+                        (bits(&values), codes)
+                    };
+                    prop_assert_eq!(of(scalar), of(simd));
+                }
+                let chunk = Chunk { tensor: 0, base: 5, width: values.len().max(1), stride: 0, len: values.len() };
+                let of = |simd: Simd| {
+                    let (mut e, mut out) = (values.clone(), vec![0.0; values.len()]);
+                    e.reverse();
+                    let most = simd.fold(&chunk, 5, beta, &values, &mut e, &mut out);
+                    prop_assert_eq!(bits(&e), bits(&out));
+                    Ok((bits(&out), most))
+                };
+                prop_assert_eq!(of(scalar)?, of(simd)?);
+            }
+        }
+    }
+
+    #[test]
+    fn sums_are_those_of_the_definition() {
+        let simd = Simd::detect();
+        assert_eq!(simd.sum(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]), 45.0);
+        let ruler = Ruler { slope: 4.0, offset: -4.0, top: 3.0, step: 0.25 };
+        // Places −4, 0.4, 0.6, 1.5, 9: levels 0, 0, 1, 2, 3.
+        let (cross, square) = simd.project(&[0.0, 1.1, 1.15, 1.375, 3.25], ruler);
+        let ratios = [1.0, 1.0, 1.25, 1.5, 1.75_f64];
+        let magnitudes = [0.0, 1.1_f32, 1.15, 1.375, 3.25];
+        let expected: f64 = magnitudes.iter().zip(ratios).map(|(m, r)| f64::from(*m) * r).sum();
+        assert!((cross - expected).abs() < 1e-12);
+        assert_eq!(square, ratios.iter().map(|r| r * r).sum::<f64>());
+    }
+}
