@@ -5,16 +5,19 @@
 //!
 //! | module | role |
 //! | --- | --- |
+//! | [`bench`] | measurements that a user can repeat |
 //! | [`commands`] | the command line, one file a command |
 //! | [`config`] | configuration files |
 //! | [`data`] | text in, token shards out |
 //! | [`demo`] | the whole system on one machine |
 //! | [`events`] | what a role tells |
 //! | [`identity`] | the keys by which a participant is known |
+//! | [`lab`] | experiments in one process |
 //! | [`roles`] | aggregator, miner, validator |
 //! | [`mod@run`] | a run as its bucket tells it |
 //! | [`shutdown`] | the wish to stop |
 
+pub mod bench;
 pub mod commands;
 pub mod config;
 pub mod data;
@@ -22,6 +25,8 @@ pub mod data;
 pub mod demo;
 pub mod events;
 pub mod identity;
+#[cfg(feature = "torch")]
+pub mod lab;
 pub mod roles;
 pub mod run;
 pub mod shutdown;

@@ -1,12 +1,16 @@
 //! The commands, one file each.
 
+mod bench;
 mod data;
 #[cfg(feature = "torch")]
 mod demo;
 mod identity;
+#[cfg(feature = "torch")]
+mod lab;
 mod role;
 mod run;
 mod serve;
+mod update;
 
 use clap::{Parser, Subcommand};
 
@@ -40,6 +44,16 @@ enum Command {
     /// Turn text into token shards.
     #[command(subcommand)]
     Data(data::Action),
+    /// Experiments in one process: what a choice costs.
+    #[cfg(feature = "torch")]
+    #[command(subcommand)]
+    Lab(lab::Action),
+    /// Measure what this machine does.
+    #[command(subcommand)]
+    Bench(bench::Action),
+    /// Make update files, read them, look into them.
+    #[command(subcommand)]
+    Update(update::Action),
     /// Serve buckets from a folder over S3: the embedded server.
     Serve(serve::Args),
 }
@@ -61,6 +75,10 @@ impl Cli {
             Command::Run(action) => run::run(action),
             Command::Identity(action) => identity::run(action),
             Command::Data(action) => data::run(action),
+            #[cfg(feature = "torch")]
+            Command::Lab(action) => lab::run(action),
+            Command::Bench(action) => bench::run(action),
+            Command::Update(action) => update::run(action),
             Command::Serve(args) => serve::run(args),
         }
     }

@@ -14,7 +14,7 @@ mod baseline;
 mod board;
 mod children;
 mod place;
-mod plan;
+pub(crate) mod plan;
 mod plot;
 mod report;
 mod sample;

@@ -1,23 +1,39 @@
 //! What the demo trains, and with which settings.
 
+use std::path::PathBuf;
+
 use anyhow::Context as _;
 use brigade_protocol::{Compression, ModelConfig, Outer, Scoring, Training, Windows};
 
+use crate::data::corpus;
+
 /// Tokens of the tokenizer that the demo trains.
-pub(super) const VOCABULARY: u32 = 2048;
+pub(crate) const VOCABULARY: u32 = 2048;
 
 /// Text that the demo reads, in bytes.
-pub(super) const CORPUS_BYTES: u64 = 48 << 20;
+pub(crate) const CORPUS_BYTES: u64 = 48 << 20;
 
 /// Share of the documents that is held out.
-pub(super) const HELDOUT: f64 = 0.02;
+pub(crate) const HELDOUT: f64 = 0.02;
+
+/// The Rust source that building this very program has brought to the machine.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn rust_source() -> anyhow::Result<Vec<PathBuf>> {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let folders =
+        corpus::folders(&home.context("neither CARGO_HOME nor HOME is set; give text with --data PATH")?)?;
+    Ok(corpus::pick(&folders, CORPUS_BYTES)?)
+}
 
 /// The shape that `name` stands for: `demo` (3.5 M parameters), `tiny` (for tests), or a JSON file with the fields
 /// of [`ModelConfig`].
 ///
 /// # Errors
 /// When it is neither, or no model.
-pub(super) fn model(name: &str, vocab_size: u32) -> anyhow::Result<ModelConfig> {
+pub(crate) fn model(name: &str, vocab_size: u32) -> anyhow::Result<ModelConfig> {
     let base = ModelConfig {
         vocab_size: vocab_size as usize,
         hidden_size: 256,
@@ -57,16 +73,16 @@ pub(super) fn model(name: &str, vocab_size: u32) -> anyhow::Result<ModelConfig> 
 }
 
 /// The terms of the demo's run.
-pub(super) struct Terms {
-    pub(super) training: Training,
-    pub(super) compression: Compression,
-    pub(super) outer: Outer,
-    pub(super) windows: Windows,
-    pub(super) scoring: Scoring,
+pub(crate) struct Terms {
+    pub(crate) training: Training,
+    pub(crate) compression: Compression,
+    pub(crate) outer: Outer,
+    pub(crate) windows: Windows,
+    pub(crate) scoring: Scoring,
 }
 
 /// Settings found on two cores: see `docs/decisions/0005-demo-settings.md`.
-pub(super) fn terms(model: &str, miners: u32, windows: u64) -> Terms {
+pub(crate) fn terms(model: &str, miners: u32, windows: u64) -> Terms {
     let small = model == "tiny";
     let inner_steps = if small { 4 } else { 12 };
     Terms {

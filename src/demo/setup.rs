@@ -1,9 +1,7 @@
 //! From an empty folder to a run that waits for its participants. What is there already is left alone.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use brigade_bucket::keys::RunKey;
 use object_store::path::Path as Key;
 use serde::Serialize;
@@ -100,7 +98,7 @@ async fn create_run(options: &Options, place: &Place, names: &[String]) -> anyho
 
 /// Turns text into shards in the run's bucket; returns the size of the vocabulary.
 async fn prepare_data(options: &Options, place: &Place) -> anyhow::Result<u32> {
-    let inputs = if options.data.is_empty() { rust_source()? } else { options.data.clone() };
+    let inputs = if options.data.is_empty() { plan::rust_source()? } else { options.data.clone() };
     let prepare = PrepareOptions {
         heldout_fraction: plan::HELDOUT,
         max_bytes: Some(plan::CORPUS_BYTES),
@@ -113,16 +111,6 @@ async fn prepare_data(options: &Options, place: &Place) -> anyhow::Result<u32> {
     let progress = Progress::terminal();
     let prepared = tokio::task::spawn_blocking(move || data::prepare(&prepare, &sink, progress)).await??;
     Ok(prepared.index.vocab_size)
-}
-
-/// The Rust source that building this very program has brought to the machine.
-fn rust_source() -> anyhow::Result<Vec<PathBuf>> {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
-    let folders = data::corpus::folders(
-        &home.context("neither CARGO_HOME nor HOME is set; give text with --data PATH")?,
-    )?;
-    Ok(data::corpus::pick(&folders, plan::CORPUS_BYTES)?)
 }
 
 /// The terms as an operator would write them in `run.toml`.

@@ -113,7 +113,7 @@ impl Run {
 
     /// How deltas are compressed.
     pub fn delta_codec(&self) -> DeltaConfig {
-        DeltaConfig { bits: code_bits(self.manifest().outer.delta_bits) }
+        DeltaConfig { bits: code_bits(self.manifest().outer.delta_bits), top_k: None }
     }
 
     /// What an update of `peer` in the window of `open` must be made for.

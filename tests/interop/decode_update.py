@@ -109,16 +109,15 @@ class SectionReader:
     def bits(self, lane, count):
         return self.symbol(lane, ALL_SLOTS, count)[1]
 
-def decode_section(data, chunks, kind, top_k, levels):
+def decode_section(data, chunks, top_k, levels):
     """Writes the values of one section (§3) into its chunks and returns how many there are."""
     reader, kept, code = SectionReader(data), 0, 0
     step, low = reader.take("<HB")
     require(1 <= step <= 4096 if levels > 1 else step == 0, "step: not 1 to 4096, or not 0 for one level")
     require(low <= 7, "low: above 7")
-    if kind == "delta":
+    if top_k == 0:
         count_min, count_max = reader.take("<HH")
-        counts_in_range = 1 <= count_min <= count_max <= 4096 or count_min == count_max == 0
-        require(counts_in_range, "counts: not 1 <= min <= max <= 4096, nor both 0")
+        require(1 <= count_min <= count_max <= 4096 or count_min == count_max == 0, "counts: not 1 to 4096, nor both 0")
     scale_table, value_table = reader.take_table("scales", 16), reader.take_table("values", 32 * levels)
     reader.open_stream()
     ratios = (256 + np.arange(levels) * step).astype(np.float32) / np.float32(256)
@@ -130,8 +129,9 @@ def decode_section(data, chunks, kind, top_k, levels):
         code = reader.bits(0, 12) + 1 if symbol == SCALE_IN_FULL else code + difference
         require(1 <= code <= LAST_SCALE_CODE, f"scale: the code of chunk {number} is {code}, not 1 to 2048")
         count = (top_k * length + 4095) // 4096
-        if kind == "delta":
+        if top_k == 0:
             count = count_min + reader.bits(0, (count_max - count_min).bit_length())
+            require(count <= count_max, f"count: chunk {number} has {count} values, more than count_max")
         require(1 <= count <= length, f"count: chunk {number} of length {length} has {count} values")
         position, positions, signed_levels = -1, [], []
         for lane in (value % LANES for value in range(count)):
@@ -166,7 +166,7 @@ def decode(data, layout, layout_digest):
     require(digest == layout_digest, "header: the layout digest differs")
     require(count == len(sections), "header: the number of sections is not the one for this layout")
     require(1 <= bits <= 4, "header: bits is not 1 to 4")
-    require(1 <= top_k <= 4096 if kind == "update" else top_k == 0, "header: top_k is not 1 to 4096, in a delta 0")
+    require(int(kind == "update") <= top_k <= 4096, "header: top_k is not 1 to 4096, or 0 in a delta")
     require(kind == "update" or peer == bytes(32), "header: a delta names a peer")
     for number, chunks in enumerate(sections):
         length, sha256 = struct.unpack_from("<I32s", data, 161 + 36 * number)
@@ -174,7 +174,7 @@ def decode(data, layout, layout_digest):
         try:
             require(at <= len(data), "the file ends within it")
             require(hashlib.sha256(body).digest() == sha256, "its SHA-256 differs")
-            kept += decode_section(body, chunks, kind, top_k, 1 << bits - 1)
+            kept += decode_section(body, chunks, top_k, 1 << bits - 1)
         except ValueError as broken:
             raise ValueError(f"section {number}: {broken}") from None
     require(at == len(data), "file: bytes are left after the last section")

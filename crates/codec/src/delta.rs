@@ -26,6 +26,7 @@ impl Delta {
         config: &DeltaConfig,
         expected: &DeltaBinding,
     ) -> Result<Self> {
+        config.check()?;
         let header = expected.in_header();
         let sections = Sections::parse(Kind::Delta, bytes.into(), layout, config.format(), &header)?;
         Ok(Self { sections, binding: *expected })
@@ -72,6 +73,14 @@ impl Delta {
     /// [`Error::Shape`](crate::Error::Shape) if `theta` has not the layout's tensors; it is unchanged then.
     pub fn apply(&self, theta: &mut [Vec<f32>]) -> Result<()> {
         self.sections.visit(theta, |_| {}, |element, value| *element -= value)
+    }
+
+    /// The dense delta in place of what `out` holds: zeros where nothing changes.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) if `out` has not the layout's tensors.
+    pub fn decode_into(&self, out: &mut [Vec<f32>]) -> Result<()> {
+        self.sections.visit(out, |elements| elements.fill(0.0), |element, value| *element = value)
     }
 
     pub(crate) fn sections(&self) -> &Sections {

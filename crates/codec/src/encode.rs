@@ -30,9 +30,7 @@ impl CodecConfig {
     /// # Errors
     /// [`Error::Config`] names the setting that is out of range.
     pub fn check(&self) -> Result<()> {
-        if !(1..=CHUNK as u32).contains(&self.top_k) {
-            return Err(Error::Config { field: "top_k", value: self.top_k.into(), range: "1..=4096" });
-        }
+        check_top_k(self.top_k)?;
         let beta = self.error_feedback_decay;
         if !(0.0..=1.0).contains(&beta) {
             return Err(Error::Config { field: "error_feedback_decay", value: beta.into(), range: "0..=1" });
@@ -43,6 +41,13 @@ impl CodecConfig {
     pub(crate) fn format(&self) -> Format {
         Format { bits: self.bits, top_k: Some(self.top_k) }
     }
+}
+
+pub(crate) fn check_top_k(top_k: u32) -> Result<()> {
+    if (1..=CHUNK as u32).contains(&top_k) {
+        return Ok(());
+    }
+    Err(Error::Config { field: "top_k", value: top_k.into(), range: "1..=4096" })
 }
 
 /// Folds the pseudo-gradient `delta` into the error feedback `e` and returns the update file.

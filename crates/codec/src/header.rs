@@ -14,7 +14,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::bound;
 use crate::error::{Error, Result};
+use crate::info::FileInfo;
 use crate::layout::Layout;
+use crate::quantize::CodeBits;
 use crate::section::Format;
 
 /// bincode 2, little-endian, integers of fixed width; the limit is above the largest header that a layout can have.
@@ -82,7 +84,7 @@ struct Entry {
 
 /// The header, field for field as it is on the wire.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-struct Header {
+pub(crate) struct Header {
     run: [u8; 32],
     window: u64,
     /// All zero in a delta.
@@ -109,6 +111,20 @@ impl Header {
             bits,
             sections: Vec::new(),
         }
+    }
+
+    /// What the header says, for people.
+    pub(crate) fn info(&self, is_delta: bool) -> Result<FileInfo> {
+        let &Self { run, window, peer, start_state_root, layout, top_k, bits, .. } = self;
+        let unknown = || Error::Header(format!("a value of {bits} bits"));
+        Ok(FileInfo {
+            is_delta,
+            binding: Binding { run, window, peer, start_state_root },
+            layout,
+            top_k,
+            bits: CodeBits::from_number(bits).ok_or_else(unknown)?,
+            sections: self.sections.iter().map(|entry| (entry.len, entry.sha256)).collect(),
+        })
     }
 
     /// Compares what a file says with what the reader expects.
@@ -223,6 +239,17 @@ pub(crate) fn read(
         return Err(Error::Length { what: "file", expected: at as u64, actual: bytes.len() as u64 });
     }
     Ok(ranges)
+}
+
+/// Reads the header of a file of either kind, for whatever it may be.
+pub(crate) fn read_any(bytes: &[u8]) -> Result<(Kind, Header)> {
+    let kind = if bytes.starts_with(&Kind::Delta.magic()) { Kind::Delta } else { Kind::Update };
+    let short = || Error::Length { what: "file", expected: frame_len(1) as u64, actual: bytes.len() as u64 };
+    let claimed = bytes.get(8..PREFIX).and_then(|claimed| claimed.first_chunk::<4>()).ok_or_else(short)?;
+    // No more sections than the claimed length has room for, and than the bytes that are there.
+    let claimed = (u32::from_le_bytes(*claimed) as usize).min(bytes.len());
+    let sections = claimed.saturating_sub(header_len(0)) / (header_len(1) - header_len(0));
+    Ok((kind, read_header(kind, bytes, sections)?))
 }
 
 /// Checks magic, length and hash of the header, which must list `sections` sections, and decodes it.

@@ -21,6 +21,7 @@
 //! | `delta` | reading the merged file and applying it, bit for bit: [`Delta`] |
 //! | `gram` | inner products of updates, straight from the sparse codes: [`gram()`] |
 //! | `bound` | how long a file may be, before a byte of it is read |
+//! | `info` | what a file says of itself: [`FileInfo`] |
 //! | `stats` | where a file's bits went, against the entropy bound: [`Stats`] |
 
 mod bound;
@@ -29,6 +30,7 @@ mod encode;
 mod error;
 mod gram;
 mod header;
+mod info;
 pub mod layout;
 mod merge;
 mod quantize;
@@ -46,8 +48,9 @@ pub use encode::{CodecConfig, compress};
 pub use error::{Error, Result};
 pub use gram::gram;
 pub use header::{Binding, DeltaBinding};
+pub use info::{FileInfo, Opened};
 pub use layout::{Layout, Tensor};
 pub use merge::{DeltaConfig, merge};
 pub use quantize::CodeBits;
-pub use stats::Stats;
+pub use stats::{Stats, TensorStats};
 pub use update::Update;

@@ -2,13 +2,14 @@
 
 use rayon::prelude::*;
 
-use crate::encode::{MAX_MAGNITUDE, find_bad, subtract_decoded};
+use crate::encode::{MAX_MAGNITUDE, check_top_k, find_bad, subtract_decoded};
 use crate::error::{Error, Result};
 use crate::header::{self, Binding, DeltaBinding, Kind};
 use crate::layout::{CHUNK, Chunk, Layout, Section};
 use crate::quantize::CodeBits;
-use crate::section::{Coder, Format, Kept, Reader};
+use crate::section::{Coder, Format, Kept, Reader, kept_in_chunk};
 use crate::simd::Simd;
+use crate::topk::TopK;
 use crate::update::{Update, advance};
 
 /// Largest coefficient of an update.
@@ -19,17 +20,27 @@ const MAX_COEFFICIENT: f32 = (1_u64 << 32) as f32;
 pub struct DeltaConfig {
     /// How a value is coded. Two is the default: with error feedback it trains as well as four (`docs/decisions/0001`).
     pub bits: CodeBits,
+    /// Values kept in a chunk of 4096, as in an update; `None` keeps every coordinate that an update with a
+    /// coefficient has kept.
+    pub top_k: Option<u32>,
 }
 
 impl Default for DeltaConfig {
     fn default() -> Self {
-        Self { bits: CodeBits::Two }
+        Self { bits: CodeBits::Two, top_k: None }
     }
 }
 
 impl DeltaConfig {
     pub(crate) fn format(self) -> Format {
-        Format { bits: self.bits, top_k: None }
+        Format { bits: self.bits, top_k: self.top_k }
+    }
+
+    pub(crate) fn check(self) -> Result<()> {
+        match self.top_k {
+            Some(top_k) => check_top_k(top_k),
+            None => Ok(()),
+        }
     }
 }
 
@@ -45,7 +56,8 @@ impl DeltaBinding {
 ///
 /// `m = Σ coefficient·value` over `updates` in the order given, starting from zero, each term one f32 multiplication and
 /// one addition; `e ← e + m`; on the union of the coordinates that updates with a coefficient other than zero have kept,
-/// `e` is quantised and written, and `e ← e − decoded`. Elsewhere `e` does not change. The caller has folded outer
+/// `e` is quantised and written (with [`DeltaConfig::top_k`], where it is largest instead), and `e ← e − decoded`.
+/// Elsewhere `e` does not change. The caller has folded outer
 /// learning rate, weights and clipping into the coefficients. Same inputs, same bytes, on every machine.
 ///
 /// Memory, for each thread: a chunk of each update and one section of the delta; beside the finished part of the file.
@@ -61,6 +73,7 @@ pub fn merge(
     updates: &[(&Update, f32)],
     e: &mut [Vec<f32>],
 ) -> Result<Vec<u8>> {
+    config.check()?;
     layout.check_lengths(e.iter().map(Vec::len))?;
     for (i, (update, coefficient)) in updates.iter().enumerate() {
         check_update(layout, binding, update)?;
@@ -89,6 +102,10 @@ fn merge_section(
     for chunk in layout.section(e.index) {
         sum.collect(&chunk, &mut readers);
         sum.fold_into(&chunk, &mut e)?;
+        if let Some(top_k) = config.top_k {
+            sum.select(&chunk, &mut e, kept_in_chunk(top_k, chunk.len));
+        }
+        sum.kept.push(chunk.len, &sum.positions, sum.folded.iter().copied());
     }
     let bytes = sum.coder.encode(config.format(), &mut sum.kept);
     subtract_decoded(layout, &mut e, &sum.kept);
@@ -121,6 +138,7 @@ struct Sum {
     touched: Vec<u8>,
     positions: Vec<u16>,
     folded: Vec<f32>,
+    topk: TopK,
     kept: Kept,
     coder: Coder,
 }
@@ -128,8 +146,9 @@ struct Sum {
 impl Sum {
     fn new() -> Self {
         let (positions, folded) = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK));
-        let (kept, coder) = (Kept::default(), Coder::new(Simd::detect()));
-        Self { values: vec![0.0; CHUNK], touched: vec![0; CHUNK], positions, folded, kept, coder }
+        let (values, touched) = (vec![0.0; CHUNK], vec![0; CHUNK]);
+        let (kept, simd) = (Kept::default(), Simd::detect());
+        Self { values, touched, positions, folded, topk: TopK::new(simd), kept, coder: Coder::new(simd) }
     }
 
     /// Reads `chunk` from every update and adds it up.
@@ -173,8 +192,20 @@ impl Sum {
                 &self.folded,
             ));
         }
-        self.kept.push(chunk.len, &self.positions, self.folded.iter().copied());
         Ok(())
+    }
+
+    /// Replaces the union by the `k` largest magnitudes of `e` in the whole chunk: what was left out before counts too.
+    fn select(&mut self, chunk: &Chunk, e: &mut Section<'_>, k: usize) {
+        let (start, elements) = e.of(chunk);
+        let values = &mut self.values[..chunk.len];
+        for (row, values) in values.chunks_exact_mut(chunk.width).enumerate() {
+            let at = chunk.base - start + row * chunk.stride;
+            values.copy_from_slice(&elements[at..at + chunk.width]);
+        }
+        self.topk.select(values, k, &mut self.positions);
+        self.folded.clear();
+        self.folded.extend(self.positions.iter().map(|&position| self.values[usize::from(position) % CHUNK]));
     }
 }
 

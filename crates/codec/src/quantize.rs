@@ -80,6 +80,11 @@ impl CodeBits {
         1 << self.level_bits()
     }
 
+    /// The code of 1, 2, 3 or 4 bits.
+    pub fn from_number(bits: u8) -> Option<Self> {
+        [Self::One, Self::Two, Self::Three, Self::Four].into_iter().find(|code| *code as u8 == bits)
+    }
+
     /// Bits that tell the magnitudes apart.
     pub(crate) fn level_bits(self) -> u32 {
         self as u32 - 1

@@ -325,6 +325,9 @@ impl<'a> Reader<'a> {
         if count == 0 || count > len {
             return Err("a chunk has more values than elements, or none");
         }
+        if self.format.top_k.is_none() && count > usize::from(self.counts[1]) {
+            return Err("a chunk has more values than its section says");
+        }
         Ok((self.scale, count))
     }
 

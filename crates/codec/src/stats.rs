@@ -44,39 +44,73 @@ impl Stats {
     }
 
     fn of(sections: &Sections) -> Self {
-        let layout = sections.layout();
-        let mut stats = Self {
-            parameters: layout.num_parameters(),
+        let parts = TensorStats::of(sections);
+        let sum = |of: fn(&TensorStats) -> f64| parts.iter().map(of).sum::<f64>();
+        let (index_bits, code_bits) = (sum(|p| p.index_bits), sum(|p| p.code_bits));
+        let scale_bits = sum(|p| p.scale_bits);
+        let bytes = sections.bytes().len() as u64;
+        Self {
+            parameters: sections.layout().num_parameters(),
             kept: sections.kept(),
-            bytes: sections.bytes().len() as u64,
-            index_bits: 0.0,
-            code_bits: 0.0,
-            scale_bits: 0.0,
-            framing_bits: 0.0,
-            index_bound_bits: 0.0,
-        };
-        for section in 0..sections.ranges().len() {
-            // The bytes have been decoded before, so nothing here can fail.
-            let _ = stats.add(sections, section);
+            bytes,
+            index_bits,
+            code_bits,
+            scale_bits,
+            framing_bits: 8.0 * bytes as f64 - (index_bits + code_bits + scale_bits),
+            index_bound_bits: sum(|p| p.index_bound_bits),
         }
-        let coded = stats.index_bits + stats.code_bits + stats.scale_bits;
-        stats.framing_bits = 8.0 * stats.bytes as f64 - coded;
-        stats
     }
 
-    fn add(&mut self, sections: &Sections, section: usize) -> Result<(), crate::rans::Reason> {
+    /// Least bits that the positions, and the codes and scales as they are, could have taken: what the file is measured
+    /// against.
+    pub fn bound_bits(&self) -> f64 {
+        self.index_bound_bits + self.code_bits + self.scale_bits
+    }
+}
+
+/// One tensor's share of a file, in bits of information as in [`Stats`].
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct TensorStats {
+    /// Chunks of the tensor.
+    pub chunks: u64,
+    /// Its values in the file.
+    pub kept: u64,
+    /// Bits for positions.
+    pub index_bits: f64,
+    /// Bits for signs and magnitude levels.
+    pub code_bits: f64,
+    /// Bits for chunk scales.
+    pub scale_bits: f64,
+    /// Σ log2 C(n, k) over the chunks.
+    pub index_bound_bits: f64,
+}
+
+impl TensorStats {
+    pub(crate) fn of(sections: &Sections) -> Vec<Self> {
+        let mut all = vec![Self::default(); sections.layout().tensors().len()];
+        for section in 0..sections.ranges().len() {
+            // The bytes have been decoded before, so nothing here can fail.
+            let _ = Self::add(&mut all, sections, section);
+        }
+        all
+    }
+
+    fn add(all: &mut [Self], sections: &Sections, section: usize) -> Result<(), crate::rans::Reason> {
         let mut reader = sections.reader(section);
         let level_bits = reader.level_bits();
         for chunk in sections.layout().section(section) {
+            let stats = &mut all[chunk.tensor];
             let before = reader.bits_left();
             let (scale, count) = reader.read_head(chunk.len)?;
             let between = reader.bits_left();
-            self.scale_bits += before - between;
             reader.read_values(scale, count, chunk.len)?;
             let codes = count as f64 * (1.0 + level_bits);
-            self.code_bits += codes;
-            self.index_bits += between - reader.bits_left() - codes;
-            self.index_bound_bits += entropy_bits(chunk.len, count);
+            stats.chunks += 1;
+            stats.kept += count as u64;
+            stats.scale_bits += before - between;
+            stats.code_bits += codes;
+            stats.index_bits += between - reader.bits_left() - codes;
+            stats.index_bound_bits += entropy_bits(chunk.len, count);
         }
         Ok(())
     }
@@ -92,11 +126,21 @@ impl Update {
     pub fn stats(&self) -> Stats {
         Stats::of(self.sections())
     }
+
+    /// The same for each tensor.
+    pub fn tensor_stats(&self) -> Vec<TensorStats> {
+        TensorStats::of(self.sections())
+    }
 }
 
 impl Delta {
     /// Where the file's bits went.
     pub fn stats(&self) -> Stats {
         Stats::of(self.sections())
+    }
+
+    /// The same for each tensor.
+    pub fn tensor_stats(&self) -> Vec<TensorStats> {
+        TensorStats::of(self.sections())
     }
 }

@@ -141,8 +141,14 @@ impl Table {
             let low = next()?;
             let high = if low >= 0x80 { u16::from(next()?) } else { 0 };
             let share = u16::from(low & 0x7f) | high << 7;
+            if low >= 0x80 && share < 0x80 {
+                return Err("a share is written longer than it must be");
+            }
             sum += usize::from(share);
             shares.push(share);
+        }
+        if shares[last] == 0 {
+            return Err("the last symbol of a table has no share");
         }
         // A share is below 2^15 and there are at most 256, so that the sum is what it seems.
         if sum != SLOTS {
@@ -229,6 +235,9 @@ mod tests {
             "the shares of a table do not add up"
         );
         assert!(Table::read(&mut &[0, 0x80, 32][..], 2).is_ok());
+        let read = |mut bytes: &[u8]| Table::read(&mut bytes, 9).map(|_| ());
+        assert_eq!(read(&[1, 0x80, 32, 0]), Err("the last symbol of a table has no share"));
+        assert_eq!(read(&[1, 0x81, 0, 0xff, 31]), Err("a share is written longer than it must be"));
         assert_eq!(Table::read(&mut &[2, 0][..], 2).unwrap_err(), "a table has too many symbols");
         assert_eq!(Table::read(&mut &[1, 0x80][..], 2).unwrap_err(), "a table is truncated");
     }

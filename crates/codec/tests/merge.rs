@@ -24,7 +24,7 @@ fn merge_is_the_dense_sum_with_error_feedback() {
     let inputs: Vec<_> = updates.iter().zip(coefficients).collect();
     let before = values(&layout, 77, 0.0);
     for bits in BITS {
-        let config = DeltaConfig { bits };
+        let config = DeltaConfig { bits, top_k: None };
         let mut after = before.clone();
         let bytes = merge(&layout, &delta_binding(), &config, &inputs, &mut after).unwrap();
         assert!(bytes.len() as u64 <= max_delta_bytes(&layout, &config));
@@ -124,6 +124,30 @@ fn cancelling_updates_keep_their_support() {
     let delta = Delta::parse(bytes.unwrap(), &layout, &DeltaConfig::default(), &delta_binding()).unwrap();
     assert_eq!(delta.kept(), 0, "a chunk that sums to zero is not written");
     assert_eq!(e, layout.zeros());
+}
+
+/// With fewer coordinates, what is left out is sent later: the sum of the deltas follows the sum of the merges.
+#[test]
+fn a_sparser_delta_keeps_the_largest_and_owes_the_rest() {
+    let layout = model();
+    let updates = some_updates(&layout, 4);
+    let inputs: Vec<_> = updates.iter().map(|u| (u, 0.25)).collect();
+    let config = DeltaConfig { bits: CodeBits::Two, top_k: Some(64) };
+    let mut e = layout.zeros();
+    let mut owed = layout.zeros();
+    inputs.iter().for_each(|(update, c)| update.add_scaled_into(*c, &mut owed).unwrap());
+    let bytes = merge(&layout, &delta_binding(), &config, &inputs, &mut e).unwrap();
+    assert!(bytes.len() as u64 <= max_delta_bytes(&layout, &config));
+    let delta = Delta::parse(bytes.clone(), &layout, &config, &delta_binding()).unwrap();
+    assert!(delta.kept() < updates[0].kept() + 1);
+    for t in 0..owed.len() {
+        let mut left = owed[t].clone();
+        delta.for_each(t, |index, value| left[index] -= value);
+        assert_eq!(left, e[t]);
+    }
+    assert!(Delta::parse(bytes, &layout, &DeltaConfig::default(), &delta_binding()).is_err());
+    let bad = DeltaConfig { bits: CodeBits::Two, top_k: Some(0) };
+    assert!(matches!(merge(&layout, &delta_binding(), &bad, &inputs, &mut e), Err(Error::Config { .. })));
 }
 
 #[test]

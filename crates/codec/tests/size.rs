@@ -130,9 +130,11 @@ fn a_merged_delta_costs_little_more_than_its_entropy() {
         let inputs: Vec<_> = updates.iter().map(|update| (update, 1.0 / f32::from(peers))).collect();
         let mut e = layout.zeros();
         for bits in BITS {
-            let bytes = merge(&layout, &delta_binding(), &DeltaConfig { bits }, &inputs, &mut e).unwrap();
-            assert!(bytes.len() as u64 <= max_delta_bytes(&layout, &DeltaConfig { bits }));
-            let delta = Delta::parse(bytes, &layout, &DeltaConfig { bits }, &delta_binding()).unwrap();
+            let bytes = merge(&layout, &delta_binding(), &DeltaConfig { bits, top_k: None }, &inputs, &mut e)
+                .unwrap();
+            assert!(bytes.len() as u64 <= max_delta_bytes(&layout, &DeltaConfig { bits, top_k: None }));
+            let delta =
+                Delta::parse(bytes, &layout, &DeltaConfig { bits, top_k: None }, &delta_binding()).unwrap();
             let stats = delta.stats();
             show(&format!("merged from {peers}"), 64, bits, &Measured { stats, error: 0.0 });
             assert!(stats.index_bits <= 1.006 * stats.index_bound_bits + 13.0 * 64.0);

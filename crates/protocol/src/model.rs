@@ -169,6 +169,54 @@ impl ModelConfig {
         Ok(())
     }
 
+    /// The shape that a `config.json` of `transformers` stands for.
+    ///
+    /// # Errors
+    /// [`Error::Model`] names what this family of models does not have (another activation, biases, scaled RoPE), and a
+    /// field that is missing or impossible.
+    pub fn from_hugging_face(config: &serde_json::Value) -> Result<Self, Error> {
+        let plain = [
+            ("model_type", serde_json::json!("llama")),
+            ("hidden_act", serde_json::json!("silu")),
+            ("attention_bias", serde_json::json!(false)),
+            ("mlp_bias", serde_json::json!(false)),
+            ("rope_scaling", serde_json::Value::Null),
+        ];
+        for (field, expected) in plain {
+            // Left out means the default of transformers, which for these is the plain model.
+            match config.get(field) {
+                Some(found) if *found != expected => {
+                    return Err(Error::model(field, format!("is {found}, only {expected} is supported")));
+                }
+                _ => {}
+            }
+        }
+        let mut fields = config.clone();
+        if let Some(fields) = fields.as_object_mut() {
+            fields.retain(|field, value| Self::FIELDS.contains(&field.as_str()) && !value.is_null());
+        }
+        let model: Self =
+            serde_json::from_value(fields).map_err(|error| Error::model("config.json", error.to_string()))?;
+        model.validate()?;
+        Ok(model)
+    }
+
+    /// The fields of `config.json` that are taken over.
+    const FIELDS: [&str; 12] = [
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "max_position_embeddings",
+        "rope_theta",
+        "rms_norm_eps",
+        "tie_word_embeddings",
+        "initializer_range",
+    ];
+
     /// The `config.json` that `transformers` reads.
     pub fn to_hugging_face(&self) -> serde_json::Value {
         serde_json::json!({
@@ -198,6 +246,26 @@ impl ModelConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_hugging_face_config_comes_back() {
+        let model = covenant();
+        let config = model.to_hugging_face();
+        let read = ModelConfig::from_hugging_face(&config).unwrap();
+        assert_eq!(read, ModelConfig { head_dim: Some(model.head_dim()), ..model });
+        for (field, value) in [
+            ("model_type", serde_json::json!("mistral")),
+            ("attention_bias", serde_json::json!(true)),
+            ("rope_scaling", serde_json::json!({ "rope_type": "llama3" })),
+            ("hidden_size", serde_json::json!(0)),
+        ] {
+            let mut other = config.clone();
+            other[field] = value;
+            let error = ModelConfig::from_hugging_face(&other).unwrap_err();
+            assert!(error.to_string().contains(field), "{error}");
+        }
+        assert!(ModelConfig::from_hugging_face(&serde_json::json!([])).is_err());
+    }
 
     fn covenant() -> ModelConfig {
         ModelConfig {
