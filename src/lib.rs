@@ -5,7 +5,7 @@
 //!
 //! | module | role |
 //! | --- | --- |
-//! | [`bench`] | measurements that a user can repeat |
+//! | [`mod@bench`] | measurements that a user can repeat |
 //! | [`commands`] | the command line, one file a command |
 //! | [`config`] | configuration files |
 //! | [`data`] | text in, token shards out |

@@ -65,7 +65,7 @@ fn decoded_by_python(file: &Path, layout: &Path) -> (serde_json::Value, Digest) 
 }
 
 fn digest(tensors: &[Vec<f32>]) -> Digest {
-    Digest::of(&tensors.iter().flatten().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>())
+    Digest::of(tensors.iter().flatten().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>())
 }
 
 #[test]

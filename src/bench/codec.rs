@@ -231,7 +231,10 @@ struct Random {
 
 impl Random {
     fn new(seed: u64) -> Self {
-        Self { state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), spare: None }
+        // One step, so that seeds which are near each other do not give shifted copies of one sequence.
+        let mut random = Self { state: seed, spare: None };
+        random.state = random.next();
+        random
     }
 
     fn next(&mut self) -> u64 {

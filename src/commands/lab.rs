@@ -32,7 +32,7 @@ pub(super) struct Args {
     /// Number of seeds.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// Runs at the same time, each on one thread; as many as there are cores when left out.
+    /// Runs at the same time; each trains on one thread. As many as there are cores when left out.
     #[arg(long)]
     jobs: Option<usize>,
     /// Answer as JSON.

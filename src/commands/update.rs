@@ -139,8 +139,10 @@ fn decode(args: &DecodeArgs) -> anyhow::Result<()> {
         )
     })?;
     let layout = Layout::new(names.iter().cloned())?;
+    let opened = FileInfo::read(&bytes)?.open(bytes, &layout)?;
+    // Only now: a layout that is not the file's could be of any size.
     let mut dense = layout.zeros();
-    match FileInfo::read(&bytes)?.open(bytes, &layout)? {
+    match opened {
         Opened::Update(update) => update.decode_into(&mut dense)?,
         Opened::Delta(delta) => delta.decode_into(&mut dense)?,
     }

@@ -247,8 +247,7 @@ fn one(setup: &Setup<'_>, job: &Job, bar: &ProgressBar) -> anyhow::Result<Outcom
         }
         let shift = match job.arm.delta {
             Merged::ByReference => {
-                outcome.bytes_down +=
-                    updates.iter().map(|update| update.file.bytes().len() as f64).sum::<f64>();
+                outcome.bytes_down += updates.iter().map(|update| update.size).sum::<f64>();
                 mean
             }
             Merged::Coded(config) => {
@@ -278,6 +277,8 @@ fn one(setup: &Setup<'_>, job: &Job, bar: &ProgressBar) -> anyhow::Result<Outcom
 /// An update as it is in a file, and as it would be without its codes.
 struct Sent {
     file: Update,
+    /// Bytes that it takes.
+    size: f64,
     /// By tensor: index and value of everything kept; none where the file's values are meant.
     exact: Option<Vec<Vec<(usize, f32)>>>,
 }
@@ -302,24 +303,29 @@ impl Sender<'_> {
         let binding = Binding { run: [0; 32], window: self.window, peer: [0; 32], start_state_root: [0; 32] };
         let slices: Vec<&[f32]> = delta.iter().map(Vec::as_slice).collect();
         let bytes = compress(self.layout, &binding, &config, &slices, e)?;
-        outcome.bytes_up += bytes.len() as f64;
         let file = Update::parse(bytes, self.layout, &config, &binding)?;
-        outcome.kept += file.kept() as f64;
+        let (stats, is_exact) = (file.stats(), self.values == Values::Exact);
+        // In fp32 there would be 32 bits in place of a sign, a level and a scale.
+        let saved =
+            if is_exact { 32.0 * stats.kept as f64 - stats.code_bits - stats.scale_bits } else { 0.0 };
+        let size = stats.bytes as f64 + saved / 8.0;
+        outcome.bytes_up += size;
+        outcome.kept += stats.kept as f64;
         let mut exact = Vec::new();
         for (tensor, e) in e.iter_mut().enumerate() {
             let mut values = Vec::new();
             file.for_each(tensor, |index, value| {
                 let whole = value + e[index];
-                outcome.squared_error += f64::from(e[index]).powi(2);
+                outcome.squared_error += if is_exact { 0.0 } else { f64::from(e[index]).powi(2) };
                 outcome.squared_norm += f64::from(whole).powi(2);
                 values.push((index, whole));
             });
-            if self.values == Values::Exact {
+            if is_exact {
                 values.iter().for_each(|&(index, _)| e[index] = 0.0);
             }
             exact.push(values);
         }
-        Ok(Sent { file, exact: (self.values == Values::Exact).then_some(exact) })
+        Ok(Sent { file, size, exact: is_exact.then_some(exact) })
     }
 
     fn add(&self, sent: &Sent, coefficient: f32, sum: &mut [Vec<f32>]) -> anyhow::Result<()> {

@@ -2,8 +2,8 @@
 //!
 //! | module | role |
 //! | --- | --- |
-//! | [`text`] | training and held-out sequences from a prepared dataset |
-//! | [`peers`] | peers that train, side by side |
+//! | `text` | training and held-out sequences from a prepared dataset |
+//! | `peers` | peers that train, side by side |
 //! | [`compression`] | what codes and densities cost in bytes and in loss |
 
 pub mod compression;

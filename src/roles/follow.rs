@@ -41,7 +41,8 @@ pub(crate) trait Follower {
     /// Goes through the window that comes next, to its close.
     async fn window(&mut self, held: &mut Self::Held) -> anyhow::Result<()>;
 
-    /// Whether θ is still good after a step that failed. If so it is not fetched again.
+    /// Whether θ is still good after a step that failed; then it is not fetched again. Not so for the role that makes θ by
+    /// merging.
     const OUTLIVES_FAILURE: bool;
 }
 
@@ -54,9 +55,11 @@ pub(crate) async fn follow<F: Follower>(mut role: F) -> anyhow::Result<()> {
     let mut kept = None;
     loop {
         let (held, outcome) = match kept.take() {
-            Some(held) => pass(&mut role, held).await,
+            Some(held) => next_window(&mut role, held).await,
             None => match synchronise(&role).await {
-                Ok(held) => pass(&mut role, held).await,
+                Ok(held) => next_window(&mut role, held).await,
+                // Who merges what it follows cannot come to another θ by doing it again.
+                Err(error) if error.is::<Desynchronised>() && !F::OUTLIVES_FAILURE => return Err(error),
                 Err(error) => (None, Err(error)),
             },
         };
@@ -84,7 +87,10 @@ async fn synchronise<F: Follower>(role: &F) -> anyhow::Result<F::Held> {
 }
 
 /// One window, or the news that there is none left; with what may be gone on with.
-async fn pass<F: Follower>(role: &mut F, mut held: F::Held) -> (Option<F::Held>, anyhow::Result<bool>) {
+async fn next_window<F: Follower>(
+    role: &mut F,
+    mut held: F::Held,
+) -> (Option<F::Held>, anyhow::Result<bool>) {
     let step = async {
         role.arrive(&held).await?;
         let window = held.as_ref().window;

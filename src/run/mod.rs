@@ -29,6 +29,9 @@ use bytes::Bytes;
 
 use crate::shutdown::{Shutdown, Stopped};
 
+/// The longest pause after errors in a row, unless the pause between two looks is longer.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+
 /// A record of one window of one run.
 pub trait OfWindow: Record {
     /// The run and the window that it is about.
@@ -152,7 +155,9 @@ impl Run {
         key: &RunKey,
         shutdown: &Shutdown,
     ) -> anyhow::Result<Signed<R>> {
-        let poll = PollPolicy::every(self.poll);
+        // After errors in a row more patience, but none that could cost a window.
+        let patience = self.poll.max(MAX_PAUSE);
+        let poll = PollPolicy { max_interval: patience, ..PollPolicy::every(self.poll) };
         let name = key.to_string();
         let object = self.bucket.wait_for(&name, R::MAX_BYTES, &poll, shutdown.requested()).await?;
         let object = object.ok_or(Stopped)?;

@@ -72,11 +72,13 @@ pub fn compress(
     layout.check_lengths(delta.iter().map(|t| t.len()))?;
     layout.check_lengths(e.iter().map(Vec::len))?;
     let sections = layout.split(e);
-    let sections: Result<Vec<Vec<u8>>> = sections
+    let sections: Vec<Result<Vec<u8>>> = sections
         .into_par_iter()
         .map_init(Scratch::new, |scratch, section| compress_section(layout, section, config, delta, scratch))
         .collect();
-    header::write(Kind::Update, binding, layout, config.format(), &sections?)
+    // The first section's error, whatever thread was first.
+    let sections = sections.into_iter().collect::<Result<Vec<_>>>()?;
+    header::write(Kind::Update, binding, layout, config.format(), &sections)
 }
 
 /// Buffers that one section after the other uses.

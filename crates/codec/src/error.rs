@@ -3,7 +3,7 @@
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Errors of this crate. None of them leaves a partial result behind.
+/// Errors of this crate. None of reading leaves a partial result behind; `compress` and `merge` say what they leave.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

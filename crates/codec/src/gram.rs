@@ -7,6 +7,9 @@ use crate::layout::CHUNK;
 use crate::simd::{COLUMNS, Simd};
 use crate::update::{Update, advance};
 
+/// Sections whose matrices are held at the same time.
+const BLOCK: usize = 256;
+
 /// The G×G matrix of inner products, row after row; G is the number of `updates`.
 ///
 /// Products and sums in f64: within a section over chunks in the order of the file and within a chunk by position, then
@@ -24,15 +27,17 @@ pub fn gram(updates: &[&Update]) -> Result<Vec<f64>> {
         let (expected, found) = ("the same for all".to_owned(), "another".to_owned());
         return Err(Error::Binding { field: "layout", expected, found });
     }
-    let sections: Vec<Vec<f64>> = (0..layout.num_sections())
-        .into_par_iter()
-        .map_init(|| Products::new(g), |scratch, section| scratch.of_section(updates, section))
-        .collect();
-    // In the order of the file, whatever thread was first.
-    for section in sections {
-        let rows = section.chunks_exact(section.len() / g);
-        for (row, sums) in rows.zip(products.chunks_exact_mut(g)) {
-            sums.iter_mut().zip(row).for_each(|(sum, product)| *sum += product);
+    for first in (0..layout.num_sections()).step_by(BLOCK) {
+        let sections: Vec<Vec<f64>> = (first..layout.num_sections().min(first + BLOCK))
+            .into_par_iter()
+            .map_init(|| Products::new(g), |scratch, section| scratch.of_section(updates, section))
+            .collect();
+        // In the order of the file, whatever thread was first.
+        for section in sections {
+            let rows = section.chunks_exact(section.len() / g);
+            for (row, sums) in rows.zip(products.chunks_exact_mut(g)) {
+                sums.iter_mut().zip(row).for_each(|(sum, product)| *sum += product);
+            }
         }
     }
     Ok(products)

@@ -270,6 +270,11 @@ fn read_header(kind: Kind, bytes: &[u8], sections: usize) -> Result<Header> {
     if sha256(hashed) != *digest {
         return Err(Error::Digest { what: "header".to_owned() });
     }
+    // Before bincode sets memory aside for as many as the header says.
+    let count = hashed[..PREFIX + header_len(0)].last_chunk::<8>().map(|count| u64::from_le_bytes(*count));
+    if count != Some(sections as u64) {
+        return Err(Error::Header(format!("lists {} sections, expected {sections}", count.unwrap_or(0))));
+    }
     let (decoded, used): (Header, usize) =
         bincode::decode_from_slice(&hashed[PREFIX..], WIRE).map_err(|e| Error::Header(e.to_string()))?;
     if used != header || decoded.sections.len() != sections {

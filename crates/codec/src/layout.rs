@@ -151,11 +151,11 @@ impl Layout {
             }
             let tensor = lay_out(&name, shape, chunks).map_err(refuse)?;
             chunks = chunks.checked_add(tensor.chunks).ok_or_else(|| refuse("makes too many chunks"))?;
-            parameters += tensor.len as u64;
             // A section of a large tensor has more than half of the chunks it could have.
             if chunks.div_ceil(SECTION_CHUNKS) > MAX_SECTIONS {
                 return Err(refuse("makes too many sections"));
             }
+            parameters += tensor.len as u64;
             list.push(tensor);
         }
         let sections = cut_sections(&list);
@@ -438,6 +438,7 @@ mod tests {
             new(&[("a", &[1]), ("a", &[2])]),
             new(&[("a", &[usize::MAX, 2])]),
             new(&[("a", &[usize::MAX])]),
+            new(&[("a", &[1]), ("b", &[usize::MAX])]),
             new(&[("a", &[1; 9])]),
         ] {
             assert!(matches!(bad, Error::Layout { .. }), "{bad:?}");

@@ -12,7 +12,7 @@
 //! | `quantize` | logarithmic chunk scales, magnitude levels, and how they are fitted |
 //! | `simd` | the loops over every parameter, as wide as the processor allows |
 //! | `table` | how often each symbol of a section occurs |
-//! | `rans` | the entropy coder: four lanes of 64 bits, one stream of 32-bit words |
+//! | `rans` | the entropy coder: sixteen lanes of 64 bits, one stream of 32-bit words |
 //! | `section` | up to 1024 chunks in one independently decodable, hashed piece |
 //! | `header` | what the file is for, its lengths and its hashes |
 //! | `encode` | error feedback and compression of one peer's pseudo-gradient: [`compress()`] |

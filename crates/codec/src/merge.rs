@@ -60,7 +60,8 @@ impl DeltaBinding {
 /// Elsewhere `e` does not change. The caller has folded outer
 /// learning rate, weights and clipping into the coefficients. Same inputs, same bytes, on every machine.
 ///
-/// Memory, for each thread: a chunk of each update and one section of the delta; beside the finished part of the file.
+/// Memory, for each thread: two tables and a chunk of each update, some 40 kB, and one section of the delta; beside the
+/// finished part of the file.
 ///
 /// # Errors
 /// [`Error::Binding`] if an update is for another run, window, start or layout; [`Error::Shape`] if `e` has not the
@@ -82,12 +83,14 @@ pub fn merge(
         }
     }
     let voices: Vec<_> = updates.iter().copied().filter(|(_, coefficient)| *coefficient != 0.0).collect();
-    let sections: Result<Vec<Vec<u8>>> = layout
+    let sections: Vec<Result<Vec<u8>>> = layout
         .split(e)
         .into_par_iter()
         .map_init(Sum::new, |sum, section| merge_section(layout, section, config, &voices, sum))
         .collect();
-    header::write(Kind::Delta, &binding.in_header(), layout, config.format(), &sections?)
+    // The first section's error, whatever thread was first.
+    let sections = sections.into_iter().collect::<Result<Vec<_>>>()?;
+    header::write(Kind::Delta, &binding.in_header(), layout, config.format(), &sections)
 }
 
 fn merge_section(
@@ -103,7 +106,7 @@ fn merge_section(
         sum.collect(&chunk, &mut readers);
         sum.fold_into(&chunk, &mut e)?;
         if let Some(top_k) = config.top_k {
-            sum.select(&chunk, &mut e, kept_in_chunk(top_k, chunk.len));
+            sum.select(&chunk, &mut e, kept_in_chunk(top_k, chunk.len))?;
         }
         sum.kept.push(chunk.len, &sum.positions, sum.folded.iter().copied());
     }
@@ -183,20 +186,20 @@ impl Sum {
             *at += self.values[usize::from(position) % CHUNK];
             *at
         }));
+        self.check(chunk)
+    }
+
+    /// Refuses a sum that is not finite or is beyond 2^60.
+    fn check(&self, chunk: &Chunk) -> Result<()> {
         let most = self.folded.iter().fold(0, |most, value| most.max(value.abs().to_bits()));
-        if most > MAX_MAGNITUDE.to_bits() {
-            return Err(find_bad(
-                "merged pseudo-gradient with error feedback",
-                chunk,
-                &self.positions,
-                &self.folded,
-            ));
+        if most <= MAX_MAGNITUDE.to_bits() {
+            return Ok(());
         }
-        Ok(())
+        Err(find_bad("merged pseudo-gradient with error feedback", chunk, &self.positions, &self.folded))
     }
 
     /// Replaces the union by the `k` largest magnitudes of `e` in the whole chunk: what was left out before counts too.
-    fn select(&mut self, chunk: &Chunk, e: &mut Section<'_>, k: usize) {
+    fn select(&mut self, chunk: &Chunk, e: &mut Section<'_>, k: usize) -> Result<()> {
         let (start, elements) = e.of(chunk);
         let values = &mut self.values[..chunk.len];
         for (row, values) in values.chunks_exact_mut(chunk.width).enumerate() {
@@ -206,6 +209,7 @@ impl Sum {
         self.topk.select(values, k, &mut self.positions);
         self.folded.clear();
         self.folded.extend(self.positions.iter().map(|&position| self.values[usize::from(position) % CHUNK]));
+        self.check(chunk)
     }
 }
 

@@ -19,8 +19,9 @@ pub(crate) type Reason = &'static str;
 /// Writes a stream from its end to its beginning.
 #[derive(Debug)]
 pub(crate) struct Encoder {
-    lanes: [u64; LANES],
-    words: Vec<u32>,
+    pub(crate) lanes: [u64; LANES],
+    /// The words moved out so far; the reader needs the last one first.
+    pub(crate) words: Vec<u32>,
 }
 
 impl Encoder {

@@ -8,7 +8,7 @@ use crate::layout::CHUNK;
 use crate::quantize::{CodeBits, Levels, MAX_LEVELS, MAX_SCALE_CODE, MAX_STEP};
 use crate::rans::{Decoder, Encoder, LANES, MIN_STREAM, Reason};
 use crate::simd::Simd;
-use crate::table::{MAX_SYMBOLS, MAX_TABLE_BYTES, Table};
+use crate::table::{MAX_SYMBOLS, Table, table_bytes};
 
 /// Distances in units of 2^`low_bits` that have a symbol of their own; the last one says that more follows.
 pub(crate) const DISTANCES: usize = MAX_SYMBOLS / MAX_LEVELS;
@@ -40,7 +40,7 @@ impl Format {
     /// Most bytes in front of the stream.
     pub(crate) fn max_preamble_len(self) -> usize {
         let counts = if self.top_k.is_some() { 0 } else { 4 };
-        3 + counts + MAX_TABLE_BYTES.min(1 + 2 * self.symbols()) + (1 + 2 * SCALE_SYMBOLS) + MIN_STREAM
+        3 + counts + table_bytes(self.symbols()) + table_bytes(SCALE_SYMBOLS) + MIN_STREAM
     }
 }
 
@@ -105,14 +105,15 @@ pub(crate) struct Coder {
     simd: Simd,
     magnitudes: Vec<f32>,
     codes: Vec<u8>,
-    symbols: Vec<Symbol>,
+    symbols: Symbols,
+    level_bits: u32,
     encoder: Encoder,
 }
 
 impl Coder {
     pub(crate) fn new(simd: Simd) -> Self {
-        let (magnitudes, codes, symbols) = (Vec::new(), Vec::new(), Vec::new());
-        Self { simd, magnitudes, codes, symbols, encoder: Encoder::new() }
+        let (magnitudes, codes, symbols) = (Vec::new(), Vec::new(), Symbols::default());
+        Self { simd, magnitudes, codes, symbols, level_bits: 0, encoder: Encoder::new() }
     }
 
     /// Codes the chunks in `kept` and leaves in `kept` the values that a reader will see.
@@ -120,6 +121,7 @@ impl Coder {
     /// A chunk whose values are too small for the least scale is written as zero. The sum of magnitudes in a chunk must
     /// be finite in f64, which it is for all finite f32.
     pub(crate) fn encode(&mut self, format: Format, kept: &mut Kept) -> Vec<u8> {
+        self.level_bits = format.bits.level_bits();
         let (step, scales) = self.quantize(format, kept);
         let low_bits = low_bits(kept.elements, kept.values.len() as u64);
         let table = self.find_symbols(format, kept, &scales, low_bits);
@@ -129,20 +131,17 @@ impl Coder {
         let scale_table = Table::fit(&uses);
         let counts = counts(kept, &scales);
 
-        let encoder = &mut self.encoder;
         for (chunk, range) in kept.chunks().enumerate().rev() {
             if scales[chunk] > 0 {
-                for (j, symbol) in self.symbols[range.clone()].iter().enumerate().rev() {
-                    symbol.put(encoder, j % LANES, &table, low_bits);
-                }
+                self.put_values(range.clone(), &table, low_bits);
                 if format.top_k.is_none() {
-                    encoder.put_bits(0, range.len() as u64 - u64::from(counts[0]), count_bits(counts));
+                    self.encoder.put_bits(0, range.len() as u64 - u64::from(counts[0]), count_bits(counts));
                 }
             }
             if differences[chunk] == FULL_SCALE {
-                encoder.put_bits(0, u64::from(scales[chunk]) - 1, WORD_BITS);
+                self.encoder.put_bits(0, u64::from(scales[chunk]) - 1, WORD_BITS);
             }
-            encoder.put(0, &scale_table, differences[chunk] as usize, 0, 0);
+            self.encoder.put(0, &scale_table, differences[chunk] as usize, 0, 0);
         }
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&step.to_le_bytes());
@@ -152,7 +151,7 @@ impl Coder {
         }
         scale_table.write(&mut bytes);
         table.write(&mut bytes);
-        encoder.finish(&mut bytes);
+        self.encoder.finish(&mut bytes);
         bytes
     }
 
@@ -176,44 +175,91 @@ impl Coder {
 
     /// Finds each value's symbol, and the table for those that are written.
     fn find_symbols(&mut self, format: Format, kept: &Kept, scales: &[u16], low_bits: u32) -> Table {
-        let level_bits = format.bits.level_bits();
-        let mut uses = [0_u32; MAX_SYMBOLS];
-        self.symbols.clear();
+        let symbols = &mut self.symbols;
+        symbols.resize(self.codes.len());
+        let mut uses = Uses::default();
         for (range, &scale) in kept.chunks().zip(scales) {
-            let mut expected = 0;
-            let values = kept.positions[range.clone()].iter().zip(&self.codes[range]);
-            self.symbols.extend(values.map(|(&position, &code)| {
-                let distance = u32::from(position) - expected;
-                expected = u32::from(position) + 1;
-                let (units, low) = (distance >> low_bits, distance & ((1 << low_bits) - 1));
-                let near = units.min(FAR);
-                let table = (near << level_bits | u32::from(code & 0x7f)) as u8;
-                uses[usize::from(table)] += u32::from(scale > 0);
-                Symbol { table, raw: (low << 1) as u8 | code >> 7, units: units as u16 }
-            }));
+            let (positions, codes) = (&kept.positions[range.clone()], &self.codes[range.clone()]);
+            let (tables, raw) = (&mut symbols.tables[range.clone()], &mut symbols.raw[range.clone()]);
+            let units = &mut symbols.units[range];
+            self.simd.distances(positions, codes, format.bits.level_bits(), low_bits, tables, raw, units);
+            if scale > 0 {
+                uses.count(tables);
+            }
         }
-        Table::fit(&uses[..format.symbols()])
+        Table::fit(&uses.total()[..format.symbols()])
+    }
+
+    /// Puts the values in `range` into the stream, from the last to the first.
+    fn put_values(&mut self, range: std::ops::Range<usize>, table: &Table, low_bits: u32) {
+        let Self { simd, symbols, encoder, .. } = self;
+        let (groups, last) = symbols.tables[range.clone()].as_chunks::<LANES>();
+        let (raw_groups, _) = symbols.raw[range.clone()].as_chunks::<LANES>();
+        let mut left = groups.len();
+        let put = |encoder: &mut Encoder, group: usize, len: usize| {
+            for lane in (0..len).rev() {
+                let at = range.start + group * LANES + lane;
+                if let Some(beyond) = u32::from(symbols.units[at]).checked_sub(FAR) {
+                    encoder.put_bits(lane, beyond.into(), WORD_BITS - low_bits);
+                }
+                encoder.put(lane, table, symbols.tables[at].into(), symbols.raw[at].into(), low_bits + 1);
+            }
+        };
+        put(encoder, left, last.len());
+        // A group in which a distance is far goes value by value.
+        let far = FAR << self.level_bits;
+        while left > 0 {
+            left = simd.put_groups(encoder, table, &groups[..left], &raw_groups[..left], low_bits + 1, far);
+            if left > 0 {
+                left -= 1;
+                put(encoder, left, LANES);
+            }
+        }
     }
 }
 
-/// One value on its way into the stream.
-#[derive(Debug, Clone, Copy)]
-struct Symbol {
+/// Values on their way into the stream, side by side.
+#[derive(Debug, Default)]
+struct Symbols {
     /// Place in the table: distance and level.
-    table: u8,
+    tables: Vec<u8>,
     /// Sign and low bits of the distance.
-    raw: u8,
+    raw: Vec<u8>,
     /// The distance without its low bits.
-    units: u16,
+    units: Vec<u16>,
 }
 
-impl Symbol {
-    #[inline]
-    fn put(&self, encoder: &mut Encoder, lane: usize, table: &Table, low_bits: u32) {
-        if let Some(beyond) = u32::from(self.units).checked_sub(FAR) {
-            encoder.put_bits(lane, beyond.into(), WORD_BITS - low_bits);
+impl Symbols {
+    fn resize(&mut self, len: usize) {
+        self.tables.resize(len, 0);
+        self.raw.resize(len, 0);
+        self.units.resize(len, 0);
+    }
+}
+
+/// How often symbols occur. Counted in turns, because two of the same in a row would wait for each other.
+#[derive(Debug)]
+struct Uses([[u32; MAX_SYMBOLS]; 4]);
+
+impl Default for Uses {
+    fn default() -> Self {
+        Self([[0; MAX_SYMBOLS]; 4])
+    }
+}
+
+impl Uses {
+    fn count(&mut self, symbols: &[u8]) {
+        let (turns, rest) = symbols.as_chunks::<4>();
+        for turn in turns {
+            for (uses, &symbol) in self.0.iter_mut().zip(turn) {
+                uses[usize::from(symbol)] += 1;
+            }
         }
-        encoder.put(lane, table, self.table.into(), self.raw.into(), low_bits + 1);
+        rest.iter().for_each(|&symbol| self.0[0][usize::from(symbol)] += 1);
+    }
+
+    fn total(&self) -> [u32; MAX_SYMBOLS] {
+        std::array::from_fn(|symbol| self.0.iter().map(|uses| uses[symbol]).sum())
     }
 }
 
@@ -263,7 +309,11 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    pub(crate) fn new(mut bytes: &'a [u8], format: Format) -> Result<Self, Reason> {
+    pub(crate) fn new(bytes: &'a [u8], format: Format) -> Result<Self, Reason> {
+        Self::with(Simd::detect(), bytes, format)
+    }
+
+    fn with(simd: Simd, mut bytes: &'a [u8], format: Format) -> Result<Self, Reason> {
         let rest = &mut bytes;
         let step = u16::from_le_bytes(take(rest)?);
         if step > MAX_STEP || (step > 0) != (format.bits.levels() > 1) {
@@ -283,7 +333,7 @@ impl<'a> Reader<'a> {
         let scales = Table::read(rest, SCALE_SYMBOLS)?;
         let table = Table::read(rest, format.symbols())?;
         Ok(Self {
-            simd: Simd::detect(),
+            simd,
             format,
             levels: Levels::new(format.bits, step),
             low_bits,
@@ -432,4 +482,99 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], Reason> {
     let (first, rest) = bytes.split_first_chunk().ok_or("the preamble is truncated")?;
     *bytes = rest;
     Ok(*first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LEN: usize = 1500;
+
+    /// Positions, and the bits of the values.
+    type ChunkSeen = (Vec<u16>, Vec<u32>);
+
+    /// All that a reader of `chunks` chunks sees, up to the first error.
+    fn seen(simd: Simd, bytes: &[u8], format: Format, chunks: usize) -> (Vec<ChunkSeen>, Option<Reason>) {
+        let mut chunks_seen = Vec::new();
+        let outcome = Reader::with(simd, bytes, format).and_then(|mut reader| {
+            for _ in 0..chunks {
+                reader.next(LEN)?;
+                let bits = reader.values.iter().map(|value| value.to_bits()).collect();
+                chunks_seen.push((reader.positions.clone(), bits));
+            }
+            reader.finish()
+        });
+        (chunks_seen, outcome.err())
+    }
+
+    fn kept(spread: u32, seed: u32, chunks: usize) -> Kept {
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            state >> 8
+        };
+        let mut kept = Kept::default();
+        for _ in 0..chunks {
+            let positions: Vec<u16> = (0..LEN as u16).filter(|_| next() % spread == 0).collect();
+            let values: Vec<f32> = positions.iter().map(|_| (next() as f32 - 8_388_608.0) * 1e-9).collect();
+            kept.push(LEN, &positions, values.into_iter());
+        }
+        kept
+    }
+
+    proptest! {
+        /// Whole streams, and streams with some bits flipped: every width writes the same and reads the same, or fails
+        /// in the same place for the same reason.
+        #[test]
+        fn all_widths_write_and_read_the_same(
+            spread in 1..300_u32, seed in any::<u32>(), chunks in 1..6_usize, bits in 1..=4_u8,
+            flips in prop::collection::vec((any::<prop::sample::Index>(), 0..8_u32), 0..4),
+        ) {
+            let format = Format { bits: CodeBits::from_number(bits).unwrap(), top_k: None };
+            let written: Vec<Vec<u8>> =
+                Simd::all().iter().map(|&simd| Coder::new(simd).encode(format, &mut kept(spread, seed, chunks))).collect();
+            prop_assert!(written.windows(2).all(|pair| pair[0] == pair[1]));
+            let mut bytes = written[0].clone();
+            let scalar = seen(Simd::all()[0], &bytes, format, chunks);
+            prop_assert_eq!(scalar.1, None);
+            let mut expected = kept(spread, seed, chunks);
+            Coder::new(Simd::all()[0]).encode(format, &mut expected);
+            for (i, (positions, values)) in scalar.0.iter().enumerate() {
+                let (kept, decoded) = expected.chunk(i);
+                if !values.is_empty() {
+                    prop_assert_eq!(kept, &positions[..]);
+                    prop_assert_eq!(decoded.iter().map(|v| v.to_bits()).collect::<Vec<_>>(), values.clone());
+                }
+            }
+            for (index, bit) in flips {
+                let at = index.index(bytes.len());
+                bytes[at] ^= 1 << bit;
+            }
+            let scalar = seen(Simd::all()[0], &bytes, format, chunks);
+            for &simd in Simd::all() {
+                prop_assert_eq!(&scalar, &seen(simd, &bytes, format, chunks));
+            }
+        }
+
+        /// Any lanes and any words behind a preamble that is in order.
+        #[test]
+        fn all_widths_read_garbage_the_same(
+            lanes in prop::collection::vec((1_u64 << 32).., LANES), words in prop::collection::vec(any::<u32>(), 0..400),
+            shares in prop::collection::vec(0..1000_u32, 64), scales in prop::collection::vec(0..1000_u32, 16),
+            low_bits in 0..8_u8, counts in (1..200_u16, 0..1300_u16),
+        ) {
+            let format = Format { bits: CodeBits::Two, top_k: None };
+            let mut bytes = vec![0, 1, low_bits];
+            [counts.0, counts.0 + counts.1].iter().for_each(|count| bytes.extend(count.to_le_bytes()));
+            Table::fit(&scales).write(&mut bytes);
+            Table::fit(&shares).write(&mut bytes);
+            lanes.iter().for_each(|lane| bytes.extend(lane.to_le_bytes()));
+            words.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+            let scalar = seen(Simd::all()[0], &bytes, format, 5);
+            for &simd in Simd::all() {
+                prop_assert_eq!(&scalar, &seen(simd, &bytes, format, 5));
+            }
+        }
+    }
 }

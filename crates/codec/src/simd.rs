@@ -2,17 +2,18 @@
 //!
 //! The only `unsafe` of this crate is here: calling a function that was compiled for instructions which not every
 //! processor has. A [`Simd`] other than scalar exists only if [`Simd::all`] has found those instructions, and its
-//! fields are private, so the calls are sound. What the functions do is safe code, but for two compare instructions
-//! that read memory through pointers made from arrays of the right length.
+//! fields are private, so the calls are sound. What the functions do is safe code, but for vector loads and stores,
+//! gathers and a prefetch: each has its argument beside it, from the length of an array or the width of an index.
 //!
 //! All widths give the same bits: sums run in eight lanes that are part of the format (element i goes to lane i mod 8),
-//! and nothing is fused. The tests hold every width that the machine has against the scalar one.
+//! and nothing is fused. The tests hold every width that the machine has against the scalar one, here and in `section`.
 #![allow(unsafe_code)]
 
 use crate::layout::{CHUNK, Chunk};
 use crate::quantize::{MAX_LEVELS, Ruler};
-use crate::rans;
+use crate::rans::{self, Encoder};
 use crate::section::{FAR, Values};
+use crate::table::Table;
 
 /// Lanes of a sum.
 const LANES: usize = 8;
@@ -97,6 +98,14 @@ for_every_width! {
 }
 
 for_every_width! {
+    /// For each position its distance from the place behind the one before, split into units of 2^`low_bits` and the rest;
+    /// with the value's code they make its place in the table and its raw bits.
+    distances = distances_body(
+        positions: &[u16], codes: &[u8], level_bits: u32, low_bits: u32, tables: &mut [u8], raw: &mut [u8], units: &mut [u16]
+    )
+}
+
+for_every_width! {
     /// Gives each value its code: how many `thresholds` its magnitude exceeds, and its sign in the highest bit; and
     /// replaces it by that magnitude.
     quantize = quantize_body(
@@ -166,6 +175,100 @@ impl Simd {
     }
 }
 
+impl Simd {
+    /// Puts groups of symbols, from the last, until one has a symbol from `far` on. Returns how many are left.
+    #[inline]
+    pub(crate) fn put_groups(
+        self,
+        encoder: &mut Encoder,
+        table: &Table,
+        symbols: &[[u8; rans::LANES]],
+        raw: &[[u8; rans::LANES]],
+        raw_bits: u32,
+        far: u32,
+    ) -> usize {
+        match self.0 {
+            // SAFETY: this width exists only where the processor has AVX-512.
+            #[cfg(target_arch = "x86_64")]
+            Width::Avx512 => unsafe { put_groups_avx512(encoder, table, symbols, raw, raw_bits, far) },
+            _ => symbols.len(),
+        }
+    }
+}
+
+/// One lane of the encoder for each lane of two vectors; in step with `Encoder::put`.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,popcnt")]
+fn put_groups_avx512(
+    encoder: &mut Encoder,
+    table: &Table,
+    symbols: &[[u8; rans::LANES]],
+    raw: &[[u8; rans::LANES]],
+    raw_bits: u32,
+    far: u32,
+) -> usize {
+    use std::arch::x86_64::*;
+    let entries = table.starts_and_shares();
+    let count = |bits: u32| _mm_cvtsi32_si128(bits as i32);
+    let (room, raw_shift) = (count(52 - raw_bits), count(raw_bits));
+    let half_mask = _mm512_set1_epi64(0xffff);
+    let reversed = _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+    let far = _mm256_set1_epi32(far as i32);
+    // SAFETY: reads twice eight lanes; no alignment is asked for.
+    let mut lanes = unsafe {
+        let lanes = encoder.lanes.as_ptr();
+        [_mm512_loadu_si512(lanes.cast()), _mm512_loadu_si512(lanes.add(8).cast())]
+    };
+    let mut left = symbols.len();
+    for (symbols, raw) in symbols.iter().zip(raw).rev() {
+        // SAFETY: reads the sixteen bytes of each group; no alignment is asked for.
+        let (symbols, raw) =
+            unsafe { (_mm_loadu_si128(symbols.as_ptr().cast()), _mm_loadu_si128(raw.as_ptr().cast())) };
+        let symbols = [_mm256_cvtepu8_epi32(symbols), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(symbols))];
+        let raw = [_mm512_cvtepu8_epi64(raw), _mm512_cvtepu8_epi64(_mm_srli_si128::<8>(raw))];
+        if symbols.map(|symbols| _mm256_cmpge_epi32_mask(symbols, far)) != [0; 2] {
+            break;
+        }
+        for half in [1, 0] {
+            // SAFETY: a symbol is a byte, and there are 256 entries of 32 bits.
+            let entry = unsafe { _mm256_i32gather_epi32::<4>(entries.as_ptr().cast(), symbols[half]) };
+            let entry = _mm512_cvtepu32_epi64(entry);
+            let (start, share) = (_mm512_and_si512(entry, half_mask), _mm512_srli_epi64::<16>(entry));
+            let needs = _mm512_cmpge_epu64_mask(_mm512_srl_epi64(lanes[half], room), share);
+            let words = _mm256_permutevar8x32_epi32(_mm512_cvtepi64_epi32(lanes[half]), reversed);
+            let words = _mm256_maskz_compress_epi32(needs.reverse_bits(), words);
+            let mut moved = [0_u32; 8];
+            // SAFETY: writes eight words; no alignment is asked for.
+            unsafe { _mm256_storeu_si256(moved.as_mut_ptr().cast(), words) };
+            let len = encoder.words.len();
+            encoder.words.extend_from_slice(&moved);
+            encoder.words.truncate(len + needs.count_ones() as usize);
+            let x = _mm512_mask_srli_epi64::<32>(lanes[half], needs, lanes[half]);
+            // Now x < share·2^52, so the quotient fits into the fraction of a double, and what rounding makes of it is
+            // at most one off either way.
+            let quotient = _mm512_div_pd(_mm512_cvtepu64_pd(x), _mm512_cvtepu64_pd(share));
+            let quotient = _mm512_cvttpd_epu64(quotient);
+            let rest = _mm512_sub_epi64(x, _mm512_mullo_epi64(quotient, share));
+            let over = _mm512_movepi64_mask(rest);
+            let quotient = _mm512_mask_sub_epi64(quotient, over, quotient, _mm512_set1_epi64(1));
+            let rest = _mm512_mask_add_epi64(rest, over, rest, share);
+            let under = _mm512_cmpge_epi64_mask(rest, share);
+            let quotient = _mm512_mask_add_epi64(quotient, under, quotient, _mm512_set1_epi64(1));
+            let rest = _mm512_mask_sub_epi64(rest, under, rest, share);
+            let x = _mm512_or_si512(_mm512_slli_epi64::<12>(quotient), _mm512_add_epi64(start, rest));
+            lanes[half] = _mm512_or_si512(_mm512_sll_epi64(x, raw_shift), raw[half]);
+        }
+        left -= 1;
+    }
+    // SAFETY: writes the sixteen lanes; no alignment is asked for.
+    unsafe {
+        let to = encoder.lanes.as_mut_ptr();
+        _mm512_storeu_si512(to.cast(), lanes[0]);
+        _mm512_storeu_si512(to.add(8).cast(), lanes[1]);
+    }
+    left
+}
+
 /// One lane of the decoder for each lane of two vectors; in step with `Decoder::symbol` and `Values::next`.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,popcnt")]
@@ -200,9 +303,15 @@ fn read_groups_avx512(
         let symbol = slot.map(|slot| _mm256_and_si256(slot, _mm256_set1_epi32(0xff)));
         let units = symbol.map(|symbol| _mm256_srl_epi32(symbol, level_shift));
         let is_far = units.map(|units| _mm256_cmpeq_epi32_mask(units, far));
-        if is_far != [0; 2] || decoder.words.len() < next + rans::LANES {
+        if is_far != [0; 2] {
             break;
         }
+        // As many as both halves could need.
+        let Some(words) = decoder.words.get(next..).and_then(|words| words.first_chunk::<{ rans::LANES }>())
+        else {
+            break;
+        };
+        let mut used = 0;
         for half in 0..2 {
             let wide = _mm512_cvtepu32_epi64(slot[half]);
             let share = _mm512_and_si512(_mm512_srli_epi64::<8>(wide), twelve);
@@ -211,14 +320,13 @@ fn read_groups_avx512(
             let x = _mm512_add_epi64(product, _mm512_srli_epi64::<20>(wide));
             // The lanes that need a word get one each, in their order.
             let needs = _mm512_cmplt_epu64_mask(x, bottom);
-            let Some(words) = decoder.words[next..].first_chunk::<8>() else { break };
-            // SAFETY: reads the eight words; no alignment is asked for.
-            let words = unsafe { _mm256_loadu_si256(words.as_ptr().cast()) };
-            let words = _mm512_cvtepu32_epi64(_mm256_maskz_expand_epi32(needs, words));
-            next += needs.count_ones() as usize;
+            // SAFETY: at most eight words were used, so this reads eight of the sixteen; no alignment is asked for.
+            let needed = unsafe { _mm256_loadu_si256(words[used..used + 8].as_ptr().cast()) };
+            let needed = _mm512_cvtepu32_epi64(_mm256_maskz_expand_epi32(needs, needed));
+            used += needs.count_ones() as usize;
 
             let raw = _mm512_cvtepi64_epi32(_mm512_and_si512(lanes[half], raw_mask));
-            lanes[half] = _mm512_mask_or_epi64(x, needs, _mm512_slli_epi64::<32>(x), words);
+            lanes[half] = _mm512_mask_or_epi64(x, needs, _mm512_slli_epi64::<32>(x), needed);
             let distance =
                 _mm256_or_si256(_mm256_sll_epi32(units[half], low_shift), _mm256_srli_epi32::<1>(raw));
             // Sums of the steps so far, in three rounds.
@@ -238,6 +346,7 @@ fn read_groups_avx512(
                 _mm256_storeu_ps(values.as_mut_ptr().add(8 * half), value);
             }
         }
+        next += used;
         done += 1;
     }
     // SAFETY: writes the sixteen lanes; no alignment is asked for.
@@ -390,6 +499,33 @@ fn add_rows_body(rows: &[f32], width: usize, positions: &[u16], values: &[f32], 
 }
 
 #[inline(always)]
+fn distances_body(
+    positions: &[u16],
+    codes: &[u8],
+    level_bits: u32,
+    low_bits: u32,
+    tables: &mut [u8],
+    raw: &mut [u8],
+    units: &mut [u16],
+) {
+    let split = |distance: u16, code: u8| {
+        let whole = distance >> low_bits;
+        let near = whole.min(FAR as u16);
+        let table = near << level_bits | u16::from(code & 0x7f);
+        let low = (distance & ((1 << low_bits) - 1)) << 1 | u16::from(code >> 7);
+        (table as u8, low as u8, whole)
+    };
+    let Some((&first, rest)) = positions.split_first() else { return };
+    (tables[0], raw[0], units[0]) = split(first, codes[0]);
+    let places = tables[1..].iter_mut().zip(&mut raw[1..]).zip(&mut units[1..]);
+    for ((((table, raw), units), (&position, &before)), &code) in
+        places.zip(rest.iter().zip(positions)).zip(&codes[1..])
+    {
+        (*table, *raw, *units) = split(position - before - 1, code);
+    }
+}
+
+#[inline(always)]
 fn total(lanes: &[f64; LANES]) -> f64 {
     lanes.iter().fold(0.0, |sum, lane| sum + lane)
 }
@@ -479,6 +615,16 @@ mod tests {
                         let (mut values, mut codes) = (values.clone(), vec![0; values.len()]);
                         simd.quantize(levels, &thresholds, &table, &mut values, &mut codes);
                         (bits(&values), codes)
+                    };
+                    prop_assert_eq!(of(scalar), of(simd));
+                }
+                let positions: Vec<u16> = (0..magnitudes.len()).map(|i| (i * 7 % 10) as u16).collect();
+                let rows: Vec<f32> = values.iter().cycle().take(10 * 2 * COLUMNS).copied().collect();
+                if !rows.is_empty() {
+                    let of = |simd: Simd| {
+                        let mut sums = vec![0.5; 2 * COLUMNS];
+                        simd.add_rows(&rows, 2 * COLUMNS, &positions, &values, &mut sums);
+                        sums.iter().map(|sum| sum.to_bits()).collect::<Vec<_>>()
                     };
                     prop_assert_eq!(of(scalar), of(simd));
                 }

@@ -8,8 +8,11 @@ pub(crate) const SLOT_BITS: u32 = 12;
 pub(crate) const SLOTS: usize = 1 << SLOT_BITS;
 /// Most symbols.
 pub(crate) const MAX_SYMBOLS: usize = 256;
-/// Most bytes of a table: how many symbols, and two bytes for each.
-pub(crate) const MAX_TABLE_BYTES: usize = 1 + 2 * MAX_SYMBOLS;
+
+/// Most bytes of a table: the last symbol, and two for each share.
+pub(crate) fn table_bytes(symbols: usize) -> usize {
+    1 + 2 * symbols
+}
 
 /// What a slot says: its symbol (8 bits), the symbol's share less one (12), the slot's place within it (12).
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +40,8 @@ impl Slot {
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
     starts: [u16; MAX_SYMBOLS + 1],
+    /// First slot (low half) and share of each symbol.
+    starts_and_shares: [u32; MAX_SYMBOLS],
     /// ⌊2^64 / share⌋ of each symbol, one less for a share of 1; 0 without a share.
     reciprocals: [u64; MAX_SYMBOLS],
     slots: Box<[Slot; SLOTS]>,
@@ -68,16 +73,17 @@ impl Table {
     /// `shares` add up to 4096.
     fn new(shares: &[u16]) -> Self {
         let mut starts = [SLOTS as u16; MAX_SYMBOLS + 1];
-        let mut reciprocals = [0; MAX_SYMBOLS];
+        let (mut reciprocals, mut starts_and_shares) = ([0; MAX_SYMBOLS], [0; MAX_SYMBOLS]);
         let mut slots = Vec::with_capacity(SLOTS);
         for (symbol, &share) in shares.iter().enumerate() {
             starts[symbol] = slots.len() as u16;
+            starts_and_shares[symbol] = slots.len() as u32 | u32::from(share) << 16;
             reciprocals[symbol] = u64::MAX.checked_div(share.into()).unwrap_or(0);
             let slot = |place| Slot(symbol as u32 | u32::from(share - 1) << 8 | place << 20);
             slots.extend((0..u32::from(share)).map(slot));
         }
         let slots = slots.into_boxed_slice().try_into().expect("the shares add up to the number of slots");
-        Self { starts, reciprocals, slots }
+        Self { starts, starts_and_shares, reciprocals, slots }
     }
 
     /// First slot and number of slots of a symbol.
@@ -98,6 +104,10 @@ impl Table {
         let remainder = x - quotient * share;
         let short = u64::from(remainder >= share) + u64::from(remainder >= 2 * share);
         (quotient + short, remainder - short * share)
+    }
+
+    pub(crate) fn starts_and_shares(&self) -> &[u32; MAX_SYMBOLS] {
+        &self.starts_and_shares
     }
 
     pub(crate) fn slots(&self) -> &[Slot; SLOTS] {
@@ -195,7 +205,7 @@ mod tests {
             }
             let mut bytes = Vec::new();
             table.write(&mut bytes);
-            prop_assert!(bytes.len() <= MAX_TABLE_BYTES);
+            prop_assert!(bytes.len() <= table_bytes(uses.len()));
             let mut rest = &bytes[..];
             let read = Table::read(&mut rest, uses.len()).unwrap();
             prop_assert!(rest.is_empty());

@@ -34,8 +34,10 @@ impl Sections {
     ) -> Result<Self> {
         let ranges = header::read(kind, &bytes, binding, layout, format)?;
         let mut parsed = Self { layout: layout.clone(), format, bytes, ranges, kept: 0, norm: 0.0 };
-        let sections: Result<Vec<(u64, f64)>> =
+        let sections: Vec<Result<(u64, f64)>> =
             (0..parsed.ranges.len()).into_par_iter().map(|section| parsed.measure(section)).collect();
+        // The first section's error, whatever thread was first: it may go into a signed record.
+        let sections: Result<Vec<_>> = sections.into_iter().collect();
         // In the order of the file, in f64: the same sum on every machine.
         let sum = |(kept, squares): (u64, f64), (more, square)| (kept + more, squares + square);
         let (kept, squares) = sections?.into_iter().fold((0, 0.0), sum);

@@ -1,4 +1,5 @@
-//! Files that must never change: if one of these tests fails, the format has, and its version must too.
+//! Files that must never change once there is a release: if one of these tests fails then, the format has changed, and its
+//! version must too.
 #![allow(clippy::unwrap_used)]
 
 use brigade_codec::{

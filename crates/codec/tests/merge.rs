@@ -50,7 +50,7 @@ fn merge_is_the_dense_sum_with_error_feedback() {
 }
 
 #[test]
-fn merge_is_deterministic_and_depends_on_the_order_only_through_rounding() {
+fn merge_is_deterministic() {
     let layout = model();
     let updates = some_updates(&layout, 3);
     let inputs: Vec<_> = updates.iter().map(|u| (u, 1.0 / 3.0)).collect();

@@ -169,7 +169,8 @@ impl ModelConfig {
         Ok(())
     }
 
-    /// The shape that a `config.json` of `transformers` stands for.
+    /// The shape that a `config.json` of `transformers` stands for. What changes numbers must be there, because its default
+    /// has changed between versions of `transformers`.
     ///
     /// # Errors
     /// [`Error::Model`] names what this family of models does not have (another activation, biases, scaled RoPE), and a
@@ -189,6 +190,11 @@ impl ModelConfig {
                     return Err(Error::model(field, format!("is {found}, only {expected} is supported")));
                 }
                 _ => {}
+            }
+        }
+        for field in ["rope_theta", "rms_norm_eps"] {
+            if config.get(field).is_none() {
+                return Err(Error::model(field, "is missing"));
             }
         }
         let mut fields = config.clone();

@@ -101,7 +101,7 @@ impl Follower for Miner {
 
     async fn window(&mut self, replica: &mut Replica) -> anyhow::Result<()> {
         let mut sent = self.sent.take();
-        let outcome = self.pass(replica, &mut sent).await;
+        let outcome = self.take_window(replica, &mut sent).await;
         self.sent = sent;
         outcome
     }
@@ -128,7 +128,7 @@ impl Miner {
     }
 
     /// Goes through the window that comes next: trains it if the roster says so, and follows it to its close.
-    async fn pass(&self, replica: &mut Replica, state: &mut Option<PeerState>) -> anyhow::Result<()> {
+    async fn take_window(&self, replica: &mut Replica, state: &mut Option<PeerState>) -> anyhow::Result<()> {
         self.settle(replica.window, state).await?;
         self.renew_wish(replica.window).await?;
         let open: Signed<Open> =

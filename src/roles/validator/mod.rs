@@ -77,12 +77,6 @@ impl Follower for Validator {
     }
 
     async fn window(&mut self, replica: &mut Replica) -> anyhow::Result<()> {
-        self.pass(replica).await
-    }
-}
-
-impl Validator {
-    async fn pass(&self, replica: &mut Replica) -> anyhow::Result<()> {
         let window = replica.window;
         let open: Signed<Open> = self.run.wait_for(&RunKey::Open(window), &self.pace.shutdown).await?;
         replica.expect_open(&open)?;
@@ -97,7 +91,9 @@ impl Validator {
         let close: Signed<Close> = self.run.wait_for(&RunKey::Close(window), &self.pace.shutdown).await?;
         replica.follow(&self.run, &open, &close).await
     }
+}
 
+impl Validator {
     /// Measures θ on held-out text, unless that was done before a restart.
     async fn evaluate(&self, replica: &Replica) -> anyhow::Result<()> {
         let Some(window) = replica.window.checked_sub(1) else { return Ok(()) };
