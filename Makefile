@@ -4,6 +4,9 @@ CARGO  ?= cargo
 PYTHON ?= python3
 ARGS   ?=
 
+# How long `make fuzz` gives each of its targets.
+SECONDS ?= 60
+
 # Downloads go outside the clone, so that a second clone costs nothing.
 CACHE := $(or $(BRIGADE_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/brigade)
 export BRIGADE_TEST_PYTHON ?= $(CACHE)/test-python/bin/python
@@ -13,7 +16,7 @@ export BRIGADE_TEST_PYTHON ?= $(CACHE)/test-python/bin/python
 FEATURES = $(if $(shell test -e "$(or $(LIBTORCH),.libtorch)/lib/libc10_cuda.so" && echo yes),--features cuda)
 
 .DEFAULT_GOAL := run
-.PHONY: help tools setup run test test-deps lint check-no-torch bench deny clean
+.PHONY: help tools setup run test test-deps lint check-no-torch bench fuzz deny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +35,7 @@ run: setup ## build, then run the whole system on this machine (ARGS="..." for `
 
 test: setup test-deps lint check-no-torch ## everything that must hold: format, lints, documentation, all tests
 	$(CARGO) test --workspace $(FEATURES)
+	@$(MAKE) --no-print-directory fuzz
 
 test-deps: tools ## install what the tests compare against: Ceph's object store, a Python with boto3
 	@PYTHON="$(PYTHON)" scripts/test-deps.sh
@@ -49,10 +53,25 @@ check-no-torch: tools ## the roles that neither train nor score build without li
 bench: setup ## measure (ARGS="..." for `cargo bench`)
 	$(CARGO) bench $(FEATURES) $(ARGS)
 
+# What one run learns the next one begins with: it lies in the cache, and the seeds are only read. Built apart from the
+# rest, because everything in it, dependencies too, counts the branches it takes.
+fuzz: export CARGO_TARGET_DIR := $(abspath $(or $(addsuffix /fuzz,$(CARGO_TARGET_DIR)),fuzz/target))
+fuzz: tools ## throw hostile bytes at what reads them (SECONDS=60 for each target)
+	cd fuzz && $(CARGO) build --release --bins
+	@cd fuzz && for target in $(notdir $(basename $(wildcard fuzz/fuzz_targets/*.rs))); do \
+		corpus="$(CACHE)/fuzz/$$target"; found=artifacts/$$target; mkdir -p "$$corpus" $$found; \
+		if RUST_BACKTRACE=1 $(CARGO) run --quiet --release --bin $$target -- -max_total_time=$(SECONDS) -max_len=4096 \
+			-rss_limit_mb=2048 -timeout=10 -dict=dict/$$target -artifact_prefix=$$found/ "$$corpus" seeds/$$target \
+			>$$found/log 2>&1; then echo "fuzz $$target: $$(grep -a DONE $$found/log)"; continue; fi; \
+		grep -a -A20 'panicked at\|ERROR: libFuzzer' $$found/log | head -30 >&2; input=$$(ls -t $$found/*-* | head -1); \
+		echo "fuzz $$target: FAILED (fuzz/$$found/log) on fuzz/$$input; once more:" \
+			"cd fuzz && RUST_BACKTRACE=1 $(CARGO) run --release --bin $$target $$input" >&2; exit 1; \
+	done
+
 deny: tools ## licences, sources and known flaws of the dependencies; needs cargo-deny
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny --all-features check; \
 	else echo "cargo-deny is not installed; to build it (minutes): cargo install --locked cargo-deny" >&2; exit 1; fi
 
 clean: ## remove what was built and the demo's run; keep the downloads
 	$(CARGO) clean
-	rm -rf demo-run .libtorch
+	rm -rf demo-run .libtorch fuzz/target

@@ -1,0 +1,116 @@
+//! The terms of a run, as everybody reads them before the first window.
+#![no_main]
+
+use brigade_codec::{CodeBits, CodecConfig, Layout};
+use brigade_fuzz::records;
+use brigade_protocol::merge::{Candidate, exclusions, shares};
+use brigade_protocol::{
+    Cutoff, Digest, Exclusion, Improvement, Manifest, ModelConfig, ObjectPin, PeerId, PeerScore, Pinned,
+    Reason, Scores, Signed, Timestamp, Training,
+};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|input: &[u8]| {
+    let manifests = [records::raw::<Manifest>(input), records::signed::<Manifest>(input)];
+    for manifest in manifests.into_iter().flatten() {
+        assert_eq!(manifest.run(), manifest.digest);
+        if manifest.record.validate().is_ok() {
+            check(&manifest.record);
+        }
+    }
+});
+
+/// What later arithmetic relies on.
+fn check(manifest: &Manifest) {
+    records::round_trip(manifest);
+    check_training(&manifest.training);
+    check_model(&manifest.model);
+    check_windows(manifest);
+    check_votes(manifest);
+    let compression = &manifest.compression;
+    let bits = if compression.bits == 1 { CodeBits::One } else { CodeBits::Two };
+    let error_feedback_decay = compression.error_feedback_decay;
+    let config = CodecConfig { top_k: compression.top_k, bits, error_feedback_decay };
+    config.check().expect("the codec takes what the manifest may say");
+}
+
+fn check_training(training: &Training) {
+    let (low, high) = (training.min_learning_rate, training.learning_rate);
+    let (warm, end) = (training.warmup_steps, training.decay_steps);
+    for step in [0, 1, warm.saturating_sub(1), warm, warm / 2 + end / 2, end.saturating_sub(1), end, u64::MAX]
+    {
+        let rate = training.learning_rate_at(step);
+        let floor = if step < warm { 0.0 } else { low };
+        // A rounding beyond the ends is no harm.
+        let slack = 1e-12 * high + f64::MIN_POSITIVE;
+        assert!((floor - slack..=high + slack).contains(&rate), "{rate} at {step} of {training:?}");
+    }
+    assert!(training.tokens_per_window() > 0);
+}
+
+fn check_model(model: &ModelConfig) {
+    // A block more is the same again, and thousands of them are nothing but slow.
+    let model = ModelConfig { num_hidden_layers: model.num_hidden_layers.min(3), ..model.clone() };
+    model.validate().expect("fewer blocks are a model too");
+    let tensors = model.tensors();
+    let elements = |shape: &[usize]| shape.iter().map(|&extent| extent as u128).product::<u128>();
+    let expected: u128 = tensors.iter().map(|tensor| elements(&tensor.shape)).sum();
+    assert_eq!(model.num_parameters() as u128, expected);
+    assert!(tensors.iter().all(|tensor| tensor.numel() > 0));
+    let folder = model.to_hugging_face();
+    assert!(
+        folder.as_object().is_some_and(|fields| fields.values().all(|field| !field.is_null())),
+        "{folder}"
+    );
+    // More parameters than a file can be about are refused; whatever else validates has a layout.
+    match Layout::new(tensors.into_iter().map(|tensor| (tensor.name, tensor.shape))) {
+        Ok(layout) => assert_eq!(u128::from(layout.num_parameters()), expected),
+        Err(error) => assert!(expected > 1 << 40, "{expected} parameters: {error}"),
+    }
+}
+
+fn check_windows(manifest: &Manifest) {
+    let windows = &manifest.windows;
+    assert!(windows.train().max(windows.score()).as_secs() <= 7 * 86_400);
+    assert!(windows.is_checkpoint(0));
+    if let Some(total) = windows.total {
+        assert!(windows.is_over(total) && windows.is_checkpoint(total));
+        assert!(total == 0 || !windows.is_over(total - 1));
+    }
+    let candidates = [1.0, 0.0, 1e30].map(|norm| Candidate { peer: PeerId([1; 32]), norm });
+    for share in shares(manifest, &candidates) {
+        assert!(share.coefficient.is_finite() && share.coefficient >= 0.0, "{share:?}");
+        assert!(share.coefficient <= manifest.outer.learning_rate);
+    }
+}
+
+/// Where all validators say the same, their stakes must not matter.
+fn check_votes(manifest: &Manifest) {
+    let (peer, zero) = (PeerId([1; 32]), Digest([0; 32]));
+    let pin = ObjectPin { key: "u".into(), size: 1, sha256: zero };
+    let pinned = Pinned { peer, update: pin, etag: String::new(), receipt: zero, received_at: Timestamp(0) };
+    let cutoff = Cutoff {
+        run: zero,
+        window: 0,
+        epoch: 0,
+        open: zero,
+        cut_at: Timestamp(0),
+        pinned: vec![pinned],
+        excluded: Vec::new(),
+    };
+    let vote = |mean: Option<f64>| {
+        let unassigned = mean.map(|mean| Improvement { mean, standard_error: 0.0, sequences: 8 });
+        let fault = mean.is_none().then(|| Exclusion::new(peer, Reason::Malformed, "torn"));
+        let score = PeerScore { peer, fault, assigned: unassigned, unassigned };
+        let scores = Scores { run: zero, window: 0, cutoff: zero, scores: vec![score], seconds: 1.0 };
+        let by = |signer| Signed { record: scores.clone(), signer, digest: zero };
+        let heard: Vec<_> = manifest.validators.iter().map(|validator| by(validator.id)).collect();
+        exclusions(manifest, &cutoff, &heard).first().map(|exclusion| exclusion.reason)
+    };
+    // Who is named twice has the first stake.
+    let stake = |id| manifest.validator(id).map_or(0, |validator| validator.stake);
+    let any = manifest.validators.iter().any(|validator| stake(&validator.id) > 0);
+    assert_eq!(vote(Some(1.0)), None);
+    assert_eq!(vote(Some(-1.0)), any.then_some(Reason::Harmful));
+    assert_eq!(vote(None), any.then_some(Reason::Malformed));
+}
