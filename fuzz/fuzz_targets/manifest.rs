@@ -28,7 +28,9 @@ fn check(manifest: &Manifest) {
     check_windows(manifest);
     check_votes(manifest);
     let compression = &manifest.compression;
-    let bits = if compression.bits == 1 { CodeBits::One } else { CodeBits::Two };
+    let code = |bits: u32| u8::try_from(bits).ok().and_then(CodeBits::from_number).expect("a code of 1 to 4 bits");
+    let bits = code(compression.bits);
+    code(manifest.outer.delta_bits);
     let error_feedback_decay = compression.error_feedback_decay;
     let config = CodecConfig { top_k: compression.top_k, bits, error_feedback_decay };
     config.check().expect("the codec takes what the manifest may say");

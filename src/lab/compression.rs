@@ -86,10 +86,10 @@ impl fmt::Display for Arm {
 impl Question {
     /// The first arm is what the others are compared with.
     fn arms(self) -> Vec<Arm> {
-        let (reference, two) = (Merged::ByReference, Values::Coded(CodeBits::Two));
+        let (reference, one) = (Merged::ByReference, Values::Coded(CodeBits::One));
         let delta = |bits, top_k| Merged::Coded(DeltaConfig { bits, top_k });
         match self {
-            Self::Update => [Values::Exact, Values::Coded(CodeBits::One), two, Values::Coded(CodeBits::Four)]
+            Self::Update => [Values::Exact, one, Values::Coded(CodeBits::Two), Values::Coded(CodeBits::Four)]
                 .map(|update| Arm { update, delta: reference })
                 .to_vec(),
             Self::Delta => [
@@ -99,7 +99,7 @@ impl Question {
                 delta(CodeBits::Two, Some(256)),
                 delta(CodeBits::Two, Some(64)),
             ]
-            .map(|delta| Arm { update: two, delta })
+            .map(|delta| Arm { update: one, delta })
             .to_vec(),
         }
     }

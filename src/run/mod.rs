@@ -19,7 +19,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use brigade_bucket::keys::{DataFile, RunKey};
 use brigade_bucket::{Bucket, Creation, Pin, PollPolicy};
-use brigade_codec::{Binding, CodecConfig, Delta, DeltaBinding, DeltaConfig, Layout, max_delta_bytes};
+use brigade_codec::{
+    Binding, CodeBits, CodecConfig, Delta, DeltaBinding, DeltaConfig, Layout, max_delta_bytes,
+};
 use brigade_protocol::checks::expect_digest;
 use brigade_protocol::{
     Close, Cutoff, DatasetIndex, Digest, Envelope, Manifest, ObjectPin, Open, PeerId, Record, Roster, Signed,
@@ -116,7 +118,11 @@ impl Run {
 
     /// How deltas are compressed.
     pub fn delta_codec(&self) -> DeltaConfig {
-        DeltaConfig { bits: code_bits(self.manifest().outer.delta_bits), top_k: None }
+        let outer = &self.manifest().outer;
+        DeltaConfig {
+            bits: code_bits(outer.delta_bits),
+            top_k: (outer.delta_top_k > 0).then_some(outer.delta_top_k),
+        }
     }
 
     /// What an update of `peer` in the window of `open` must be made for.
@@ -279,12 +285,11 @@ impl Run {
     }
 }
 
-fn code_bits(bits: u32) -> brigade_codec::CodeBits {
-    match bits {
-        1 => brigade_codec::CodeBits::One,
-        // Manifest::validate admits 1 and 2 only.
-        _ => brigade_codec::CodeBits::Two,
-    }
+fn code_bits(bits: u32) -> CodeBits {
+    u8::try_from(bits)
+        .ok()
+        .and_then(CodeBits::from_number)
+        .expect("a manifest that was checked has 1 to 4 bits")
 }
 
 /// Whether a later try may succeed.

@@ -146,7 +146,7 @@ impl Training {
 pub struct Compression {
     /// k: values kept of every 4096.
     pub top_k: u32,
-    /// Bits of a kept value's code: 1 (sign) or 2 (sign and magnitude level).
+    /// Bits of a kept value's code: 1 is its sign, each further one doubles the magnitudes that are told apart.
     pub bits: u32,
     /// β: what error feedback keeps from one window to the next.
     pub error_feedback_decay: f32,
@@ -154,7 +154,7 @@ pub struct Compression {
 
 impl Default for Compression {
     fn default() -> Self {
-        Self { top_k: 64, bits: 2, error_feedback_decay: 0.95 }
+        Self { top_k: 64, bits: 1, error_feedback_decay: 0.95 }
     }
 }
 
@@ -164,15 +164,17 @@ impl Default for Compression {
 pub struct Outer {
     /// α.
     pub learning_rate: f32,
-    /// Bits of a delta's code.
+    /// Bits of a delta's code, as for updates.
     pub delta_bits: u32,
+    /// Values that a delta keeps of every 4096; 0: all that an update has kept.
+    pub delta_top_k: u32,
     /// Clip every update's norm to the median over the window's updates.
     pub clip_to_median_norm: bool,
 }
 
 impl Default for Outer {
     fn default() -> Self {
-        Self { learning_rate: 1.0, delta_bits: 2, clip_to_median_norm: true }
+        Self { learning_rate: 1.0, delta_bits: 2, delta_top_k: 0, clip_to_median_norm: true }
     }
 }
 
@@ -278,8 +280,9 @@ impl Manifest {
             ("training.sequence_length", u64::from(t.sequence_length), 1, 1 << 20),
             ("training.shards_per_window", u64::from(t.shards_per_window), 1, 1024),
             ("compression.top_k", u64::from(c.top_k), 1, 4096),
-            ("compression.bits", u64::from(c.bits), 1, 2),
-            ("outer.delta_bits", u64::from(o.delta_bits), 1, 2),
+            ("compression.bits", u64::from(c.bits), 1, 4),
+            ("outer.delta_bits", u64::from(o.delta_bits), 1, 4),
+            ("outer.delta_top_k", u64::from(o.delta_top_k), 0, 4096),
             ("windows.train_seconds", w.train_seconds, 1, 7 * 86_400),
             ("windows.score_seconds", w.score_seconds, 1, 7 * 86_400),
             ("windows.min_peers", u64::from(w.min_peers), 1, 65_536),
