@@ -17,7 +17,7 @@ fn time<T>(name: &str, parameters: u64, mut work: impl FnMut() -> T) {
         return;
     }
     let mut best = f64::INFINITY;
-    for _ in 0..9 {
+    for _ in 0..std::env::var("RUNS").map_or(9, |r| r.parse().unwrap()) {
         let start = Instant::now();
         std::hint::black_box(work());
         best = best.min(start.elapsed().as_secs_f64());

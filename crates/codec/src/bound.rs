@@ -91,9 +91,9 @@ fn log2_ratio(whole: u64, part: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::layout::CHUNK;
+    use crate::layout::{CHUNK, Chunk};
+    use crate::pack::Packer;
     use crate::quantize::CodeBits;
-    use crate::section::{Coder, Kept};
     use crate::simd::Simd;
 
     #[test]
@@ -110,13 +110,16 @@ mod tests {
 
     /// Bits of a section of `chunks` chunks with these positions each, beyond the bound; negative if it holds.
     fn excess(format: Format, positions: &[Vec<u16>]) -> i64 {
-        let mut kept = Kept::default();
+        let mut packer = Packer::new(Simd::detect(), format);
+        packer.begin();
+        let chunk = Chunk { tensor: 0, base: 0, width: CHUNK, stride: 0, len: CHUNK };
         for (i, positions) in positions.iter().enumerate() {
             // Levels and scales that tell nothing about the next.
             let value = |j: usize| ((i * 31 + j) * 2_654_435_761 % 977 + 500) as f32 * [1.0, 1e-9][i % 2];
-            kept.push(CHUNK, positions, (0..positions.len()).map(value));
+            let mut values: Vec<f32> = (0..positions.len()).map(value).collect();
+            packer.push(&chunk, positions, &mut values, |_, _, _| {});
         }
-        let bytes = Coder::new(Simd::detect()).encode(format, &mut kept).len() as i64;
+        let bytes = packer.finish(|_, _, _| {}).len() as i64;
         let layout = Layout::new([("t".to_owned(), vec![CHUNK * positions.len()])]).unwrap();
         bytes - section_bytes(&layout, 0, format) as i64
     }

@@ -5,8 +5,9 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::header::{self, Binding, Kind};
 use crate::layout::{CHUNK, Chunk, Layout, Section};
+use crate::pack::Packer;
 use crate::quantize::CodeBits;
-use crate::section::{Coder, Format, Kept, kept_in_chunk};
+use crate::section::{Format, kept_in_chunk};
 use crate::simd::Simd;
 use crate::topk::TopK;
 
@@ -74,7 +75,10 @@ pub fn compress(
     let sections = layout.split(e);
     let sections: Vec<Result<Vec<u8>>> = sections
         .into_par_iter()
-        .map_init(Scratch::new, |scratch, section| compress_section(layout, section, config, delta, scratch))
+        .map_init(
+            || Scratch::new(config.format()),
+            |scratch, section| compress_section(layout, section, config, delta, scratch),
+        )
         .collect();
     // The first section's error, whatever thread was first.
     let sections = sections.into_iter().collect::<Result<Vec<_>>>()?;
@@ -87,15 +91,15 @@ struct Scratch {
     chunk: Vec<f32>,
     topk: TopK,
     positions: Vec<u16>,
-    kept: Kept,
-    coder: Coder,
+    values: Vec<f32>,
+    packer: Packer,
 }
 
 impl Scratch {
-    fn new() -> Self {
+    fn new(format: Format) -> Self {
         let simd = Simd::detect();
-        let (chunk, positions, kept) = (vec![0.0; CHUNK], Vec::new(), Kept::default());
-        Self { simd, chunk, topk: TopK::new(simd), positions, kept, coder: Coder::new(simd) }
+        let (chunk, positions, values) = (vec![0.0; CHUNK], Vec::new(), Vec::new());
+        Self { simd, chunk, topk: TopK::new(simd), positions, values, packer: Packer::new(simd, format) }
     }
 }
 
@@ -106,35 +110,26 @@ fn compress_section(
     delta: &[&[f32]],
     scratch: &mut Scratch,
 ) -> Result<Vec<u8>> {
-    let Scratch { simd, chunk: values, topk, positions, kept, coder } = scratch;
-    kept.clear();
+    let Scratch { simd, chunk: sums, topk, positions, values, packer } = scratch;
+    packer.begin();
     for chunk in layout.section(e.index) {
-        let values = &mut values[..chunk.len];
+        let sums = &mut sums[..chunk.len];
         let (start, elements) = e.of(&chunk);
         let delta = &delta[chunk.tensor][start..start + elements.len()];
-        let most = simd.fold(&chunk, start, config.error_feedback_decay, delta, elements, values);
+        let most = simd.fold(&chunk, start, config.error_feedback_decay, delta, elements, sums);
         // The bits of infinity and NaN are above those of any finite magnitude.
         if most > MAX_MAGNITUDE.to_bits() {
             let places: Vec<u16> = (0..chunk.len as u16).collect();
-            return Err(find_bad("pseudo-gradient with error feedback", &chunk, &places, values));
+            return Err(find_bad("pseudo-gradient with error feedback", &chunk, &places, sums));
         }
-        topk.select(values, kept_in_chunk(config.top_k, chunk.len), positions);
-        kept.push(chunk.len, positions, positions.iter().map(|&p| values[usize::from(p)]));
+        topk.select(sums, kept_in_chunk(config.top_k, chunk.len), positions);
+        values.clear();
+        values.extend(positions.iter().map(|&position| sums[usize::from(position)]));
+        packer.push(&chunk, positions, values, |chunk, positions, decoded| {
+            e.subtract(chunk, positions, decoded)
+        });
     }
-    let bytes = coder.encode(config.format(), kept);
-    subtract_decoded(layout, &mut e, kept);
-    Ok(bytes)
-}
-
-/// `e ← e − decoded` for every kept value of a section.
-pub(crate) fn subtract_decoded(layout: &Layout, e: &mut Section<'_>, kept: &Kept) {
-    for (i, chunk) in layout.section(e.index).enumerate() {
-        let (positions, decoded) = kept.chunk(i);
-        let (start, elements) = e.of(&chunk);
-        for (&position, decoded) in positions.iter().zip(decoded) {
-            elements[chunk.index(position.into()) - start] -= decoded;
-        }
-    }
+    Ok(packer.finish(|chunk, positions, decoded| e.subtract(chunk, positions, decoded)))
 }
 
 /// The first of the `values` at `positions` of `chunk` that is not finite or beyond 2^60.

@@ -289,6 +289,15 @@ impl Section<'_> {
         (piece.start, piece.elements)
     }
 
+    /// `element ← element − value` at the `positions` of `chunk`.
+    #[inline]
+    pub(crate) fn subtract(&mut self, chunk: &Chunk, positions: &[u16], values: &[f32]) {
+        let (start, elements) = self.of(chunk);
+        for (&position, value) in positions.iter().zip(values) {
+            elements[chunk.index(position.into()) - start] -= value;
+        }
+    }
+
     /// All elements, a slice for each tensor.
     pub(crate) fn slices(&mut self) -> impl Iterator<Item = &mut [f32]> {
         self.pieces.iter_mut().map(|piece| &mut *piece.elements)

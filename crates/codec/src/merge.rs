@@ -2,13 +2,15 @@
 
 use rayon::prelude::*;
 
-use crate::encode::{MAX_MAGNITUDE, check_top_k, find_bad, subtract_decoded};
+use crate::encode::{MAX_MAGNITUDE, check_top_k, find_bad};
 use crate::error::{Error, Result};
 use crate::header::{self, Binding, DeltaBinding, Kind};
 use crate::layout::{CHUNK, Chunk, Layout, Section};
+use crate::pack::Packer;
 use crate::quantize::CodeBits;
-use crate::section::{Coder, Format, Kept, Reader, kept_in_chunk};
-use crate::simd::Simd;
+use crate::reader::Reader;
+use crate::section::{Format, kept_in_chunk};
+use crate::simd::{self, Simd};
 use crate::topk::TopK;
 use crate::update::{Update, advance};
 
@@ -86,7 +88,10 @@ pub fn merge(
     let sections: Vec<Result<Vec<u8>>> = layout
         .split(e)
         .into_par_iter()
-        .map_init(Sum::new, |sum, section| merge_section(layout, section, config, &voices, sum))
+        .map_init(
+            || Sum::new(config.format()),
+            |sum, section| merge_section(layout, section, config, &voices, sum),
+        )
         .collect();
     // The first section's error, whatever thread was first.
     let sections = sections.into_iter().collect::<Result<Vec<_>>>()?;
@@ -101,18 +106,19 @@ fn merge_section(
     sum: &mut Sum,
 ) -> Result<Vec<u8>> {
     let mut readers: Vec<_> = voices.iter().map(|(u, c)| (u.sections().reader(e.index), *c)).collect();
-    sum.kept.clear();
+    sum.packer.begin();
     for chunk in layout.section(e.index) {
         sum.collect(&chunk, &mut readers);
-        sum.fold_into(&chunk, &mut e)?;
+        let mut kept = sum.fold_into(&chunk, &mut e)?;
         if let Some(top_k) = config.top_k {
-            sum.select(&chunk, &mut e, kept_in_chunk(top_k, chunk.len))?;
+            kept = sum.select(&chunk, &mut e, kept_in_chunk(top_k, chunk.len))?;
         }
-        sum.kept.push(chunk.len, &sum.positions, sum.folded.iter().copied());
+        let (positions, values) = (&sum.positions[..kept], &mut sum.folded[..kept]);
+        sum.packer.push(&chunk, positions, values, |chunk, positions, decoded| {
+            e.subtract(chunk, positions, decoded)
+        });
     }
-    let bytes = sum.coder.encode(config.format(), &mut sum.kept);
-    subtract_decoded(layout, &mut e, &sum.kept);
-    Ok(bytes)
+    Ok(sum.packer.finish(|chunk, positions, decoded| e.subtract(chunk, positions, decoded)))
 }
 
 fn check_update(layout: &Layout, binding: &DeltaBinding, update: &Update) -> Result<()> {
@@ -136,22 +142,25 @@ fn check_update(layout: &Layout, binding: &DeltaBinding, update: &Update) -> Res
 
 /// The weighted sum of one chunk, and which of its elements any update has kept.
 struct Sum {
+    simd: Simd,
     values: Vec<f32>,
-    /// 1 where an update has kept the element. Bytes, because neighbours in one word would wait for each other.
+    /// Not 0 where an update has kept the element. Bytes, because neighbours in one word would wait for each other.
     touched: Vec<u8>,
+    /// Where values are coded, and the values: as many as there are, and room behind them.
     positions: Vec<u16>,
     folded: Vec<f32>,
+    largest: Vec<u16>,
     topk: TopK,
-    kept: Kept,
-    coder: Coder,
+    packer: Packer,
 }
 
 impl Sum {
-    fn new() -> Self {
-        let (positions, folded) = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK));
+    fn new(format: Format) -> Self {
+        let (simd, room) = (Simd::detect(), CHUNK + simd::SLACK);
         let (values, touched) = (vec![0.0; CHUNK], vec![0; CHUNK]);
-        let (kept, simd) = (Kept::default(), Simd::detect());
-        Self { values, touched, positions, folded, topk: TopK::new(simd), kept, coder: Coder::new(simd) }
+        let (positions, folded, largest) = (vec![0; room], vec![0.0; room], Vec::new());
+        let (topk, packer) = (TopK::new(simd), Packer::new(simd, format));
+        Self { simd, values, touched, positions, folded, largest, topk, packer }
     }
 
     /// Reads `chunk` from every update and adds it up.
@@ -167,55 +176,43 @@ impl Sum {
                 touched[position] = 1;
             }
         }
-        self.positions.clear();
-        for (block, bytes) in self.touched.as_chunks::<64>().0.iter().enumerate() {
-            let mut mask = mask(bytes);
-            while mask != 0 {
-                self.positions.push((block * 64) as u16 + mask.trailing_zeros() as u16);
-                mask &= mask - 1;
-            }
-        }
     }
 
-    /// `e ← e + m` on the union, whose values are then to be coded.
-    fn fold_into(&mut self, chunk: &Chunk, e: &mut Section<'_>) -> Result<()> {
+    /// `e ← e + m` on the union, whose values are then to be coded. Returns how many there are.
+    fn fold_into(&mut self, chunk: &Chunk, e: &mut Section<'_>) -> Result<usize> {
         let (start, elements) = e.of(chunk);
-        self.folded.clear();
-        self.folded.extend(self.positions.iter().map(|&position| {
-            let at = &mut elements[chunk.index(position.into()) - start];
-            *at += self.values[usize::from(position) % CHUNK];
-            *at
-        }));
-        self.check(chunk)
+        let (values, touched) = (&self.values, &self.touched);
+        let (positions, folded) = (&mut self.positions, &mut self.folded);
+        let (kept, most) = self.simd.fold_touched(chunk, start, values, touched, elements, positions, folded);
+        self.check(chunk, kept, most)?;
+        Ok(kept)
     }
 
-    /// Refuses a sum that is not finite or is beyond 2^60.
-    fn check(&self, chunk: &Chunk) -> Result<()> {
-        let most = self.folded.iter().fold(0, |most, value| most.max(value.abs().to_bits()));
+    /// Refuses a sum that is not finite or is beyond 2^60: the bits of its magnitude are at most `most`.
+    fn check(&self, chunk: &Chunk, kept: usize, most: u32) -> Result<()> {
         if most <= MAX_MAGNITUDE.to_bits() {
             return Ok(());
         }
-        Err(find_bad("merged pseudo-gradient with error feedback", chunk, &self.positions, &self.folded))
+        let (positions, folded) = (&self.positions[..kept], &self.folded[..kept]);
+        Err(find_bad("merged pseudo-gradient with error feedback", chunk, positions, folded))
     }
 
     /// Replaces the union by the `k` largest magnitudes of `e` in the whole chunk: what was left out before counts too.
-    fn select(&mut self, chunk: &Chunk, e: &mut Section<'_>, k: usize) -> Result<()> {
+    fn select(&mut self, chunk: &Chunk, e: &mut Section<'_>, k: usize) -> Result<usize> {
         let (start, elements) = e.of(chunk);
         let values = &mut self.values[..chunk.len];
         for (row, values) in values.chunks_exact_mut(chunk.width).enumerate() {
             let at = chunk.base - start + row * chunk.stride;
             values.copy_from_slice(&elements[at..at + chunk.width]);
         }
-        self.topk.select(values, k, &mut self.positions);
-        self.folded.clear();
-        self.folded.extend(self.positions.iter().map(|&position| self.values[usize::from(position) % CHUNK]));
-        self.check(chunk)
+        self.topk.select(values, k, &mut self.largest);
+        let mut most = 0;
+        let places = self.positions.iter_mut().zip(&mut self.folded);
+        for (&largest, (position, folded)) in self.largest.iter().zip(places) {
+            (*position, *folded) = (largest, values[usize::from(largest)]);
+            most = most.max(folded.abs().to_bits());
+        }
+        self.check(chunk, k, most)?;
+        Ok(k)
     }
-}
-
-/// Bit i is set if `bytes[i]` is 1 rather than 0.
-fn mask(bytes: &[u8; 64]) -> u64 {
-    // The product moves the lowest bits of eight bytes next to each other, without a carry.
-    let eight = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes).wrapping_mul(0x0102_0408_1020_4080) >> 56;
-    bytes.as_chunks::<8>().0.iter().rev().fold(0, |mask, bytes| mask << 8 | eight(bytes))
 }

@@ -12,11 +12,14 @@
 use crate::layout::{CHUNK, Chunk};
 use crate::quantize::{MAX_LEVELS, Ruler};
 use crate::rans::{self, Encoder};
-use crate::section::{FAR, Values};
+use crate::reader::Values;
+use crate::section::FAR;
 use crate::table::Table;
 
 /// Lanes of a sum.
 const LANES: usize = 8;
+/// Elements that [`Simd::fold_touched`] may write behind the last.
+pub(crate) const SLACK: usize = 16;
 /// Columns of a matrix that are added up at the same time.
 pub(crate) const COLUMNS: usize = 24;
 /// 2^23: a float beyond it has no fraction, so adding and subtracting it rounds to the nearest integer, halves to even.
@@ -196,6 +199,114 @@ impl Simd {
     }
 }
 
+impl Simd {
+    /// `e ← e + sum` over the elements of `chunk` that are touched (not 0); `positions` and `values` begin with their
+    /// positions and new values then. Returns how many there are, and the bits of the largest magnitude.
+    ///
+    /// `sums` and `touched` have an entry for each element of the chunk, and `base` is the flat index of the first element of
+    /// `e`. `positions` and `values` have [`SLACK`] more elements than the chunk.
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn fold_touched(
+        self,
+        chunk: &Chunk,
+        base: usize,
+        sums: &[f32],
+        touched: &[u8],
+        e: &mut [f32],
+        positions: &mut [u16],
+        values: &mut [f32],
+    ) -> (usize, u32) {
+        let (mut kept, mut most) = (0, 0);
+        for row in 0..chunk.len / chunk.width {
+            let (first, at) = (row * chunk.width, chunk.base - base + row * chunk.stride);
+            let (sums, touched) = (&sums[first..first + chunk.width], &touched[first..first + chunk.width]);
+            let e = &mut e[at..at + chunk.width];
+            let (positions, values) = (&mut positions[kept..], &mut values[kept..]);
+            let (more, largest) = match self.0 {
+                // SAFETY: this width exists only where the processor has AVX-512.
+                #[cfg(target_arch = "x86_64")]
+                Width::Avx512 => unsafe { fold_row_avx512(first, sums, touched, e, positions, values) },
+                _ => fold_row(first, sums, touched, e, positions, values),
+            };
+            (kept, most) = (kept + more, most.max(largest));
+        }
+        (kept, most)
+    }
+}
+
+/// What [`Simd::fold_touched`] does with one row, whose elements are at `first` and behind it.
+fn fold_row(
+    first: usize,
+    sums: &[f32],
+    touched: &[u8],
+    e: &mut [f32],
+    positions: &mut [u16],
+    values: &mut [f32],
+) -> (usize, u32) {
+    let (mut kept, mut most) = (0, 0);
+    for (i, ((e, sum), &touched)) in e.iter_mut().zip(sums).zip(touched).enumerate() {
+        if touched != 0 {
+            *e += sum;
+            (positions[kept], values[kept]) = ((first + i) as u16, *e);
+            most = most.max(e.abs().to_bits());
+            kept += 1;
+        }
+    }
+    (kept, most)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,popcnt")]
+fn fold_row_avx512(
+    first: usize,
+    sums: &[f32],
+    touched: &[u8],
+    e: &mut [f32],
+    positions: &mut [u16],
+    values: &mut [f32],
+) -> (usize, u32) {
+    use std::arch::x86_64::*;
+    let magnitude = _mm512_set1_epi32(i32::MAX);
+    let mut places = _mm512_add_epi32(
+        _mm512_set1_epi32(first as i32),
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+    );
+    let (mut kept, mut most) = (0, _mm512_setzero_si512());
+    let (groups, rest) = e.as_chunks_mut::<SLACK>();
+    let whole = groups.len() * SLACK;
+    for ((e, sums), touched) in
+        groups.iter_mut().zip(sums.as_chunks::<SLACK>().0).zip(touched.as_chunks::<SLACK>().0)
+    {
+        // SAFETY: reads the sixteen elements of each array; no alignment is asked for.
+        let (touched, sums, old) = unsafe {
+            (
+                _mm_loadu_si128(touched.as_ptr().cast()),
+                _mm512_loadu_ps(sums.as_ptr()),
+                _mm512_loadu_ps(e.as_ptr()),
+            )
+        };
+        let mask = _mm_test_epi8_mask(touched, touched);
+        let new = _mm512_mask_add_ps(old, mask, old, sums);
+        let bits = _mm512_and_si512(_mm512_castps_si512(new), magnitude);
+        most = _mm512_mask_max_epu32(most, mask, most, bits);
+        let (positions, values) =
+            (positions[kept..].first_chunk_mut::<SLACK>(), values[kept..].first_chunk_mut::<SLACK>());
+        let (positions, values) = positions.zip(values).expect("there is room behind the chunk's elements");
+        let place = _mm512_cvtepi32_epi16(_mm512_maskz_compress_epi32(mask, places));
+        // SAFETY: writes sixteen elements over those of each array; no alignment is asked for.
+        unsafe {
+            _mm512_storeu_ps(e.as_mut_ptr(), new);
+            _mm256_storeu_si256(positions.as_mut_ptr().cast(), place);
+            _mm512_storeu_ps(values.as_mut_ptr(), _mm512_maskz_compress_ps(mask, new));
+        }
+        places = _mm512_add_epi32(places, _mm512_set1_epi32(SLACK as i32));
+        kept += mask.count_ones() as usize;
+    }
+    let (positions, values) = (&mut positions[kept..], &mut values[kept..]);
+    let (more, last) = fold_row(first + whole, &sums[whole..], &touched[whole..], rest, positions, values);
+    (kept + more, last.max(_mm512_reduce_max_epu32(most)))
+}
+
 /// One lane of the encoder for each lane of two vectors; in step with `Encoder::put`.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,popcnt")]
@@ -316,7 +427,10 @@ fn read_groups_avx512(
             let wide = _mm512_cvtepu32_epi64(slot[half]);
             let share = _mm512_and_si512(_mm512_srli_epi64::<8>(wide), twelve);
             let share = _mm512_add_epi64(share, _mm512_set1_epi64(1));
-            let product = _mm512_mullo_epi64(share, _mm512_srli_epi64::<12>(shifted[half]));
+            // A 64-bit product takes three times as long as two of 32 by 32 bits, and everything waits for it.
+            let rest = _mm512_srli_epi64::<12>(shifted[half]);
+            let high = _mm512_mul_epu32(share, _mm512_srli_epi64::<32>(rest));
+            let product = _mm512_add_epi64(_mm512_slli_epi64::<32>(high), _mm512_mul_epu32(share, rest));
             let x = _mm512_add_epi64(product, _mm512_srli_epi64::<20>(wide));
             // The lanes that need a word get one each, in their order.
             let needs = _mm512_cmplt_epu64_mask(x, bottom);
@@ -637,6 +751,42 @@ mod tests {
                     Ok((bits(&out), most))
                 };
                 prop_assert_eq!(of(scalar)?, of(simd)?);
+            }
+        }
+    }
+
+    proptest! {
+        /// Tiles and runs of all widths, what is touched and what is not, NaN and infinity too.
+        #[test]
+        fn all_widths_fold_the_same(
+            width in 1..150_usize, rows in 1..5_usize, gap in 0..9_usize, seed in any::<u64>(), touching in 1..9_u64,
+        ) {
+            let mut state = seed;
+            let mut next = || {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                state >> 33
+            };
+            let chunk = Chunk { tensor: 0, base: 9, width, stride: width + gap, len: width * rows };
+            let e: Vec<f32> = (0..5 + rows * (width + gap)).map(|_| f32::from_bits(next() as u32)).collect();
+            let sums: Vec<f32> = (0..chunk.len).map(|_| f32::from_bits((next() as u32) << 1)).collect();
+            let touched: Vec<u8> = (0..chunk.len).map(|_| u8::from(next() % touching == 0)).collect();
+            let mut expected = e.clone();
+            let mut places = Vec::new();
+            for place in (0..chunk.len).filter(|&place| touched[place] != 0) {
+                expected[chunk.index(place) - 5] += sums[place];
+                places.push(place as u16);
+            }
+            let is_nan_in_both = |a: f32, b: f32| a.is_nan() && b.is_nan();
+            let values: Vec<f32> = places.iter().map(|&place| expected[chunk.index(place.into()) - 5]).collect();
+            let largest = values.iter().map(|value| value.abs().to_bits()).max().unwrap_or(0);
+            for &simd in Simd::all() {
+                let mut e = e.clone();
+                let (mut positions, mut found) = (vec![0; chunk.len + SLACK], vec![0.0; chunk.len + SLACK]);
+                let (kept, most) = simd.fold_touched(&chunk, 5, &sums, &touched, &mut e, &mut positions, &mut found);
+                prop_assert_eq!(&positions[..kept], &places);
+                prop_assert!(found[..kept].iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits() || is_nan_in_both(*a, *b)));
+                prop_assert!(e.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits() || is_nan_in_both(*a, *b)));
+                prop_assert!(most == largest || most > f32::INFINITY.to_bits() && largest > f32::INFINITY.to_bits());
             }
         }
     }

@@ -9,7 +9,8 @@ use crate::encode::CodecConfig;
 use crate::error::{Error, Result};
 use crate::header::{self, Binding, Kind};
 use crate::layout::{Chunk, Layout};
-use crate::section::{Format, Reader};
+use crate::reader::Reader;
+use crate::section::Format;
 use crate::simd::Simd;
 
 /// A file's sections, every one of which has been decoded once without an error.

@@ -105,7 +105,8 @@ fn merging_is_the_dense_mean_with_any_number_of_threads() {
                 let mean = dense.iter().fold(0.0_f32, |sum, update| sum + 1.0 / 3.0 * update[t][i]);
                 let moved = before[t][i] - theta[t][i];
                 assert!(
-                    (moved + e[t][i] - mean).abs() <= 1e-6 * (before[t][i].abs() + mean.abs()),
+                    (moved + e[t][i] - mean).abs()
+                        <= 1e-6 * (before[t][i].abs() + e[t][i].abs() + mean.abs()),
                     "{t} {i}"
                 );
             }

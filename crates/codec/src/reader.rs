@@ -1,0 +1,205 @@
+//! Reading one section. Total: any bytes lead to values or to an error.
+
+use crate::layout::CHUNK;
+use crate::quantize::{Levels, MAX_LEVELS, MAX_SCALE_CODE, MAX_STEP};
+use crate::rans::{Decoder, LANES, Reason};
+use crate::section::{
+    DISTANCES, FAR, FULL_SCALE, Format, MAX_LOW_BITS, SCALE_SYMBOLS, WORD_BITS, ZERO_CHUNK, count_bits,
+    kept_in_chunk,
+};
+use crate::simd::Simd;
+use crate::table::Table;
+
+/// Reads a section chunk by chunk. Total: any bytes lead to values or to an error.
+#[derive(Debug)]
+pub(crate) struct Reader<'a> {
+    simd: Simd,
+    format: Format,
+    levels: Levels,
+    low_bits: u32,
+    counts: [u16; 2],
+    scales: Table,
+    table: Table,
+    decoder: Decoder<'a>,
+    /// Code of the last scale that was not zero.
+    scale: u16,
+    /// Positions of the current chunk's values, increasing.
+    pub(crate) positions: Vec<u16>,
+    /// Its values, as many.
+    pub(crate) values: Vec<f32>,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8], format: Format) -> Result<Self, Reason> {
+        Self::with(Simd::detect(), bytes, format)
+    }
+
+    pub(crate) fn with(simd: Simd, mut bytes: &'a [u8], format: Format) -> Result<Self, Reason> {
+        let rest = &mut bytes;
+        let step = u16::from_le_bytes(take(rest)?);
+        if step > MAX_STEP || (step > 0) != (format.bits.levels() > 1) {
+            return Err("the step is out of range");
+        }
+        let low_bits = u32::from(take::<1>(rest)?[0]);
+        if low_bits > MAX_LOW_BITS {
+            return Err("the low bits of distances are too many");
+        }
+        let counts = match format.top_k {
+            Some(_) => [0, 0],
+            None => [u16::from_le_bytes(take(rest)?), u16::from_le_bytes(take(rest)?)],
+        };
+        if counts[0] > counts[1] || usize::from(counts[1]) > CHUNK || (counts[0] == 0) != (counts[1] == 0) {
+            return Err("the range of counts is impossible");
+        }
+        let scales = Table::read(rest, SCALE_SYMBOLS)?;
+        let table = Table::read(rest, format.symbols())?;
+        Ok(Self {
+            simd,
+            format,
+            levels: Levels::new(format.bits, step),
+            low_bits,
+            counts,
+            scales,
+            table,
+            decoder: Decoder::new(rest)?,
+            scale: 0,
+            positions: Vec::new(),
+            values: Vec::new(),
+        })
+    }
+
+    /// Reads the next chunk, of `len` elements, into `positions` and `values`; both are empty if it is zero.
+    #[inline]
+    pub(crate) fn next(&mut self, len: usize) -> Result<(), Reason> {
+        let (scale, count) = self.read_head(len)?;
+        self.read_values(scale, count, len)
+    }
+
+    /// First part of a chunk: code of its scale, and how many values it has.
+    pub(crate) fn read_head(&mut self, len: usize) -> Result<(u16, usize), Reason> {
+        let (symbol, _) = self.decoder.symbol(0, &self.scales, 0);
+        match symbol {
+            ZERO_CHUNK => return Ok((0, 0)),
+            FULL_SCALE => self.scale = self.decoder.bits(0, WORD_BITS) as u16 + 1,
+            folded => {
+                let difference = (folded >> 1) as i16 ^ -((folded & 1) as i16);
+                self.scale = self.scale.wrapping_add_signed(difference);
+            }
+        }
+        if !(1..=MAX_SCALE_CODE).contains(&self.scale) {
+            return Err("a scale is out of range");
+        }
+        let count = match self.format.top_k {
+            Some(top_k) => kept_in_chunk(top_k, len),
+            None => usize::from(self.counts[0]) + self.decoder.bits(0, count_bits(self.counts)) as usize,
+        };
+        if count == 0 || count > len {
+            return Err("a chunk has more values than elements, or none");
+        }
+        if self.format.top_k.is_none() && count > usize::from(self.counts[1]) {
+            return Err("a chunk has more values than its section says");
+        }
+        Ok((self.scale, count))
+    }
+
+    /// Second part of a chunk: its values.
+    pub(crate) fn read_values(&mut self, scale: u16, count: usize, len: usize) -> Result<(), Reason> {
+        self.positions.clear();
+        self.values.clear();
+        if scale == 0 {
+            return self.decoder.check();
+        }
+        self.positions.resize(count, 0);
+        self.values.resize(count, 0.0);
+        let mut value = Values {
+            decoder: &mut self.decoder,
+            table: &self.table,
+            magnitudes: self.levels.magnitudes(scale),
+            level_bits: self.format.bits.level_bits(),
+            low_bits: self.low_bits,
+            expected: 0,
+        };
+        let (mut positions, last_positions) = self.positions.as_chunks_mut::<LANES>();
+        let (mut values, last_values) = self.values.as_chunks_mut::<LANES>();
+        loop {
+            let done = self.simd.read_groups(&mut value, positions, values);
+            (positions, values) = (&mut positions[done..], &mut values[done..]);
+            // Where a distance is far, or the stream is about to end.
+            let (Some((group, rest)), Some((decoded, others))) =
+                (positions.split_first_mut(), values.split_first_mut())
+            else {
+                break;
+            };
+            value.read(group, decoded);
+            (positions, values) = (rest, others);
+        }
+        value.read(last_positions, last_values);
+        // Positions only grow, so if the last is within the chunk all are, and none was cut short to 16 bits.
+        if value.expected as usize > len {
+            return Err("a position is outside its chunk");
+        }
+        self.decoder.check()
+    }
+
+    /// Entropy of a value's level by the table, in bits: the share of a symbol's cost that is not its distance's.
+    pub(crate) fn level_bits(&self) -> f64 {
+        let levels = self.format.bits.levels();
+        let share =
+            |level| (0..DISTANCES).map(|d| self.table.share(d * levels + level).1).sum::<u64>() as f64;
+        let entropy = |p: f64| if p > 0.0 { -p * p.log2() } else { 0.0 };
+        (0..levels).map(|level| entropy(share(level) / 4096.0)).sum()
+    }
+
+    /// Information not read yet, in bits.
+    pub(crate) fn bits_left(&self) -> f64 {
+        self.decoder.bits_left()
+    }
+
+    /// Checks that nothing is left over after the last chunk.
+    pub(crate) fn finish(&self) -> Result<(), Reason> {
+        self.decoder.finish()
+    }
+}
+
+/// What one value after the other is read with.
+pub(crate) struct Values<'r, 'a> {
+    pub(crate) decoder: &'r mut Decoder<'a>,
+    pub(crate) table: &'r Table,
+    pub(crate) magnitudes: [f32; MAX_LEVELS],
+    pub(crate) level_bits: u32,
+    pub(crate) low_bits: u32,
+    /// The place behind the value before. At most 4096 steps of less than 2^20 fit into 32 bits.
+    pub(crate) expected: u32,
+}
+
+impl Values<'_, '_> {
+    /// Reads a group of values, one from each lane; the last group may be shorter.
+    #[inline(always)]
+    pub(crate) fn read(&mut self, positions: &mut [u16], values: &mut [f32]) {
+        for (lane, (position, value)) in positions.iter_mut().zip(values).enumerate() {
+            (*position, *value) = self.next(lane);
+        }
+    }
+
+    /// Position and value of the next.
+    #[inline(always)]
+    fn next(&mut self, lane: usize) -> (u16, f32) {
+        let (symbol, raw) = self.decoder.symbol(lane, self.table, self.low_bits + 1);
+        let mut units = symbol >> self.level_bits;
+        if units == FAR {
+            units += self.decoder.bits(lane, WORD_BITS - self.low_bits);
+        }
+        let position = self.expected + (units << self.low_bits | raw >> 1);
+        self.expected = position + 1;
+        let level = symbol & ((1 << self.level_bits) - 1);
+        let magnitude = self.magnitudes[level as usize % MAX_LEVELS];
+        (position as u16, f32::from_bits(magnitude.to_bits() | raw << 31))
+    }
+}
+
+/// The first `N` of `bytes`.
+fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], Reason> {
+    let (first, rest) = bytes.split_first_chunk().ok_or("the preamble is truncated")?;
+    *bytes = rest;
+    Ok(*first)
+}
