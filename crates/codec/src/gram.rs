@@ -13,8 +13,8 @@ const BLOCK: usize = 256;
 /// The G×G matrix of inner products, row after row; G is the number of `updates`.
 ///
 /// Products and sums in f64: within a section over chunks in the order of the file and within a chunk by position, then
-/// over sections; so the result is the same on every machine. The diagonal holds squared norms. Memory, for each
-/// thread, is a chunk of each update.
+/// over sections; so the result is the same on every machine. The diagonal holds the squares of [`Update::norm`].
+/// Memory, for each thread, is a chunk of each update.
 ///
 /// # Errors
 /// [`Error::Binding`] if the updates are not all of one layout.
@@ -35,10 +35,14 @@ pub fn gram(updates: &[&Update]) -> Result<Vec<f64>> {
         // In the order of the file, whatever thread was first.
         for section in sections {
             let rows = section.chunks_exact(section.len() / g);
-            for (row, sums) in rows.zip(products.chunks_exact_mut(g)) {
-                sums.iter_mut().zip(row).for_each(|(sum, product)| *sum += product);
+            for (u, (row, sums)) in rows.zip(products.chunks_exact_mut(g)).enumerate() {
+                sums[..u].iter_mut().zip(row).for_each(|(sum, product)| *sum += product);
             }
         }
+    }
+    for (u, update) in updates.iter().enumerate() {
+        products[u * g + u] = update.sections().squares();
+        (0..u).for_each(|v| products[v * g + u] = products[u * g + v]);
     }
     Ok(products)
 }
@@ -58,20 +62,22 @@ impl Products {
         Self { simd: Simd::detect(), width, rows: vec![0.0; CHUNK * width] }
     }
 
-    /// The matrix of one section, of `width` columns.
+    /// The matrix of one section, of `width` columns, below its diagonal.
     fn of_section(&mut self, updates: &[&Update], section: usize) -> Vec<f64> {
         let mut products = vec![0.0; updates.len() * self.width];
         let mut readers: Vec<_> = updates.iter().map(|u| u.sections().reader(section)).collect();
         let layout = updates[0].layout();
         for chunk in layout.section(section) {
-            for (update, reader) in readers.iter_mut().enumerate() {
+            // Each update meets those before it.
+            for (update, (reader, sums)) in
+                readers.iter_mut().zip(products.chunks_exact_mut(self.width)).enumerate()
+            {
                 advance(reader, &chunk);
+                let sums = &mut sums[..update.next_multiple_of(COLUMNS)];
+                self.simd.add_rows(&self.rows, self.width, &reader.positions, &reader.values, sums);
                 for (&position, &value) in reader.positions.iter().zip(&reader.values) {
                     self.rows[usize::from(position) * self.width + update] = value;
                 }
-            }
-            for (reader, sums) in readers.iter().zip(products.chunks_exact_mut(self.width)) {
-                self.simd.add_rows(&self.rows, self.width, &reader.positions, &reader.values, sums);
             }
             for (update, reader) in readers.iter().enumerate() {
                 for &position in &reader.positions {

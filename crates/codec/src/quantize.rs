@@ -161,6 +161,20 @@ pub(crate) struct Ruler {
     pub(crate) step: f32,
 }
 
+impl Ruler {
+    /// The ratio of the level next to `magnitude`.
+    #[inline(always)]
+    pub(crate) fn ratio(self, magnitude: f32) -> f32 {
+        /// 2^23: a float beyond it has no fraction, so adding and subtracting it rounds to the nearest integer, halves
+        /// to even.
+        const ROUNDER: f32 = 8_388_608.0;
+        let place = magnitude * self.slope + self.offset;
+        let place = if place > 0.0 { place } else { 0.0 };
+        let place = if place < self.top { place } else { self.top };
+        1.0 + ((place + ROUNDER) - ROUNDER) * self.step
+    }
+}
+
 /// The scale that `code` (1 to [`MAX_SCALE_CODE`]) stands for: 2^(-96 + (code - 1)/16), and 0 for code 0.
 pub(crate) fn scale_value(code: u16) -> f32 {
     let Some(code) = code.checked_sub(1) else { return 0.0 };

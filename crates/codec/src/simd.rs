@@ -20,10 +20,8 @@ use crate::table::Table;
 const LANES: usize = 8;
 /// Elements that [`Simd::fold_touched`] may write behind the last.
 pub(crate) const SLACK: usize = 16;
-/// Columns of a matrix that are added up at the same time.
-pub(crate) const COLUMNS: usize = 24;
-/// 2^23: a float beyond it has no fraction, so adding and subtracting it rounds to the nearest integer, halves to even.
-const ROUNDER: f32 = 8_388_608.0;
+/// Columns of a matrix come in multiples of this.
+pub(crate) const COLUMNS: usize = 8;
 
 /// Which instructions are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,8 +93,8 @@ for_every_width! {
 }
 
 for_every_width! {
-    /// Adds `values[i]` times row `positions[i]` of `rows` to `sums`, in f64, one i after the other. Rows have `width`
-    /// columns, a multiple of [`COLUMNS`].
+    /// Adds `values[i]` times the beginning of row `positions[i]` of `rows` to `sums`, in f64, one i after the other. Rows have
+    /// `width` columns; that and the number of `sums` are multiples of [`COLUMNS`].
     add_rows = add_rows_body(rows: &[f32], width: usize, positions: &[u16], values: &[f32], sums: &mut [f64])
 }
 
@@ -220,6 +218,8 @@ impl Simd {
         for row in 0..chunk.len / chunk.width {
             let (first, at) = (row * chunk.width, chunk.base - base + row * chunk.stride);
             let (sums, touched) = (&sums[first..first + chunk.width], &touched[first..first + chunk.width]);
+            // The next tile's row, for when its turn comes.
+            prefetch(e, at + chunk.width);
             let e = &mut e[at..at + chunk.width];
             let (positions, values) = (&mut positions[kept..], &mut values[kept..]);
             let (more, largest) = match self.0 {
@@ -575,41 +575,66 @@ fn sum_of(values: &[f32], term: impl Fn(f64) -> f64) -> f64 {
 #[inline(always)]
 fn project_body(magnitudes: &[f32], ruler: Ruler) -> (f64, f64) {
     let (mut cross, mut square) = ([0.0; LANES], [0.0; LANES]);
-    let ratio = |magnitude: f32| {
-        let place = magnitude * ruler.slope + ruler.offset;
-        let place = if place > 0.0 { place } else { 0.0 };
-        let place = if place < ruler.top { place } else { ruler.top };
-        1.0 + ((place + ROUNDER) - ROUNDER) * ruler.step
-    };
-    let (blocks, rest) = magnitudes.as_chunks::<LANES>();
-    for block in blocks {
-        for lane in 0..LANES {
-            let ratio = f64::from(ratio(block[lane]));
-            cross[lane] += f64::from(block[lane]) * ratio;
-            square[lane] += ratio * ratio;
+    // Ratios of many values first: all in one loop, the compiler would go lane by lane.
+    let mut ratios = [0.0; 8 * LANES];
+    for magnitudes in magnitudes.chunks(ratios.len()) {
+        let ratios = &mut ratios[..magnitudes.len()];
+        for (ratio, &magnitude) in ratios.iter_mut().zip(magnitudes) {
+            *ratio = ruler.ratio(magnitude);
         }
-    }
-    for (lane, &magnitude) in rest.iter().enumerate() {
-        let ratio = f64::from(ratio(magnitude));
-        cross[lane] += f64::from(magnitude) * ratio;
-        square[lane] += ratio * ratio;
+        let ((blocks, rest), (ratios, last)) = (magnitudes.as_chunks::<LANES>(), ratios.as_chunks::<LANES>());
+        for (block, ratios) in blocks.iter().zip(ratios) {
+            add_products(&mut cross, block, ratios);
+            add_products(&mut square, ratios, ratios);
+        }
+        add_products(&mut cross, rest, last);
+        add_products(&mut square, last, last);
     }
     (total(&cross), total(&square))
 }
 
+/// `lane ← lane + a·b`, for as many lanes as there are factors.
+#[inline(always)]
+fn add_products(lanes: &mut [f64; LANES], a: &[f32], b: &[f32]) {
+    for ((lane, &a), &b) in lanes.iter_mut().zip(a).zip(b) {
+        *lane += f64::from(a) * f64::from(b);
+    }
+}
+
 #[inline(always)]
 fn add_rows_body(rows: &[f32], width: usize, positions: &[u16], values: &[f32], sums: &mut [f64]) {
-    for (block, sums) in sums.as_chunks_mut::<COLUMNS>().0.iter_mut().enumerate() {
-        let mut local = *sums;
-        for (&position, &value) in positions.iter().zip(values) {
-            let start = usize::from(position) * width + block * COLUMNS;
-            let Some(row) = rows[start..].first_chunk::<COLUMNS>() else { return };
-            for (sum, &other) in local.iter_mut().zip(row) {
-                *sum += f64::from(value) * f64::from(other);
-            }
-        }
-        *sums = local;
+    // As many as there are registers for; a row's cache line is then fetched once.
+    const WIDE: usize = 3 * COLUMNS;
+    let (wide, rest) = sums.as_chunks_mut::<WIDE>();
+    let done = wide.len() * WIDE;
+    for (block, sums) in wide.iter_mut().enumerate() {
+        add_columns::<WIDE>(rows, width, block * WIDE, positions, values, sums);
     }
+    match rest.len() / COLUMNS {
+        2 => add_columns::<{ 2 * COLUMNS }>(rows, width, done, positions, values, rest),
+        1 => add_columns::<COLUMNS>(rows, width, done, positions, values, rest),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn add_columns<const N: usize>(
+    rows: &[f32],
+    width: usize,
+    first: usize,
+    positions: &[u16],
+    values: &[f32],
+    sums: &mut [f64],
+) {
+    let Some(sums) = sums.first_chunk_mut::<N>() else { return };
+    let mut local = *sums;
+    for (&position, &value) in positions.iter().zip(values) {
+        let Some(row) = rows[usize::from(position) * width + first..].first_chunk::<N>() else { return };
+        for (sum, &other) in local.iter_mut().zip(row) {
+            *sum += f64::from(value) * f64::from(other);
+        }
+    }
+    *sums = local;
 }
 
 #[inline(always)]
@@ -733,11 +758,11 @@ mod tests {
                     prop_assert_eq!(of(scalar), of(simd));
                 }
                 let positions: Vec<u16> = (0..magnitudes.len()).map(|i| (i * 7 % 10) as u16).collect();
-                let rows: Vec<f32> = values.iter().cycle().take(10 * 2 * COLUMNS).copied().collect();
-                if !rows.is_empty() {
+                let rows: Vec<f32> = values.iter().cycle().take(10 * 6 * COLUMNS).copied().collect();
+                for blocks in (0..=5).filter(|_| !rows.is_empty()) {
                     let of = |simd: Simd| {
-                        let mut sums = vec![0.5; 2 * COLUMNS];
-                        simd.add_rows(&rows, 2 * COLUMNS, &positions, &values, &mut sums);
+                        let mut sums = vec![0.5; blocks * COLUMNS];
+                        simd.add_rows(&rows, 6 * COLUMNS, &positions, &values, &mut sums);
                         sums.iter().map(|sum| sum.to_bits()).collect::<Vec<_>>()
                     };
                     prop_assert_eq!(of(scalar), of(simd));

@@ -21,7 +21,7 @@ pub(crate) struct Sections {
     bytes: Bytes,
     ranges: Vec<Range<usize>>,
     kept: u64,
-    norm: f64,
+    squares: f64,
 }
 
 impl Sections {
@@ -34,15 +34,14 @@ impl Sections {
         binding: &Binding,
     ) -> Result<Self> {
         let ranges = header::read(kind, &bytes, binding, layout, format)?;
-        let mut parsed = Self { layout: layout.clone(), format, bytes, ranges, kept: 0, norm: 0.0 };
+        let mut parsed = Self { layout: layout.clone(), format, bytes, ranges, kept: 0, squares: 0.0 };
         let sections: Vec<Result<(u64, f64)>> =
             (0..parsed.ranges.len()).into_par_iter().map(|section| parsed.measure(section)).collect();
         // The first section's error, whatever thread was first: it may go into a signed record.
         let sections: Result<Vec<_>> = sections.into_iter().collect();
         // In the order of the file, in f64: the same sum on every machine.
         let sum = |(kept, squares): (u64, f64), (more, square)| (kept + more, squares + square);
-        let (kept, squares) = sections?.into_iter().fold((0, 0.0), sum);
-        (parsed.kept, parsed.norm) = (kept, squares.sqrt());
+        (parsed.kept, parsed.squares) = sections?.into_iter().fold((0, 0.0), sum);
         Ok(parsed)
     }
 
@@ -126,8 +125,13 @@ impl Sections {
         self.kept
     }
 
+    /// The sum of all squared values.
+    pub(crate) fn squares(&self) -> f64 {
+        self.squares
+    }
+
     pub(crate) fn norm(&self) -> f64 {
-        self.norm
+        self.squares.sqrt()
     }
 }
 
