@@ -54,6 +54,8 @@ fn main() {
     let pointers: Vec<_> = updates.iter().collect();
     time("gram of 20", n, || gram(&pointers).unwrap());
     let mut e = layout.zeros();
+    let one = DeltaConfig { bits: CodeBits::One, top_k: None };
+    time("merge of 20, 1 bit", n, || merge(&layout, &delta_binding(), &one, &inputs, &mut e).unwrap());
     let join = |e: &mut Vec<Vec<f32>>| {
         merge(&layout, &delta_binding(), &DeltaConfig::default(), &inputs, e).unwrap()
     };

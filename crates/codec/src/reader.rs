@@ -104,38 +104,36 @@ impl<'a> Reader<'a> {
 
     /// Second part of a chunk: its values.
     pub(crate) fn read_values(&mut self, scale: u16, count: usize, len: usize) -> Result<(), Reason> {
-        self.positions.clear();
-        self.values.clear();
-        if scale == 0 {
-            return self.decoder.check();
-        }
+        let simd = self.simd;
+        let place = self.values(scale, count).read_all(simd);
+        self.check(place, len)
+    }
+
+    /// Makes room for the values of a chunk that are to be read.
+    fn values(&mut self, scale: u16, count: usize) -> Values<'_, 'a> {
+        // What was there is overwritten, and mostly as long.
         self.positions.resize(count, 0);
         self.values.resize(count, 0.0);
-        let mut value = Values {
+        let (positions, last_positions) = self.positions.as_chunks_mut::<LANES>();
+        let (values, last_values) = self.values.as_chunks_mut::<LANES>();
+        Values {
             decoder: &mut self.decoder,
             table: &self.table,
             magnitudes: self.levels.magnitudes(scale),
             level_bits: self.format.bits.level_bits(),
             low_bits: self.low_bits,
             expected: 0,
-        };
-        let (mut positions, last_positions) = self.positions.as_chunks_mut::<LANES>();
-        let (mut values, last_values) = self.values.as_chunks_mut::<LANES>();
-        loop {
-            let done = self.simd.read_groups(&mut value, positions, values);
-            (positions, values) = (&mut positions[done..], &mut values[done..]);
-            // Where a distance is far, or the stream is about to end.
-            let (Some((group, rest)), Some((decoded, others))) =
-                (positions.split_first_mut(), values.split_first_mut())
-            else {
-                break;
-            };
-            value.read(group, decoded);
-            (positions, values) = (rest, others);
+            positions,
+            values,
+            last_positions,
+            last_values,
         }
-        value.read(last_positions, last_values);
+    }
+
+    /// Checks a chunk of `len` elements: `end` is the place behind its last value.
+    fn check(&self, end: u32, len: usize) -> Result<(), Reason> {
         // Positions only grow, so if the last is within the chunk all are, and none was cut short to 16 bits.
-        if value.expected as usize > len {
+        if end as usize > len {
             return Err("a position is outside its chunk");
         }
         self.decoder.check()
@@ -161,7 +159,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// What one value after the other is read with.
+/// The values of a chunk that are still to be read, and with what.
 pub(crate) struct Values<'r, 'a> {
     pub(crate) decoder: &'r mut Decoder<'a>,
     pub(crate) table: &'r Table,
@@ -170,12 +168,46 @@ pub(crate) struct Values<'r, 'a> {
     pub(crate) low_bits: u32,
     /// The place behind the value before. At most 4096 steps of less than 2^20 fit into 32 bits.
     pub(crate) expected: u32,
+    /// Where the values go, a group for a value of each lane.
+    pub(crate) positions: &'r mut [[u16; LANES]],
+    pub(crate) values: &'r mut [[f32; LANES]],
+    /// The last group, which may be shorter.
+    last_positions: &'r mut [u16],
+    last_values: &'r mut [f32],
 }
 
 impl Values<'_, '_> {
+    /// Reads what is left. Returns the place behind the last value.
+    #[inline]
+    fn read_all(mut self, simd: Simd) -> u32 {
+        loop {
+            simd.read_groups(&mut self);
+            // Where a distance is far, or the stream is about to end.
+            let (Some(positions), Some(values)) = (self.positions.first_mut(), self.values.first_mut())
+            else {
+                break;
+            };
+            let (mut group, mut decoded) = (*positions, *values);
+            self.read(&mut group, &mut decoded);
+            (self.positions[0], self.values[0]) = (group, decoded);
+            self.skip(1);
+        }
+        let (positions, values) =
+            (std::mem::take(&mut self.last_positions), std::mem::take(&mut self.last_values));
+        self.read(positions, values);
+        self.expected
+    }
+
+    /// Moves on behind `groups` groups that have been read.
+    #[inline(always)]
+    pub(crate) fn skip(&mut self, groups: usize) {
+        self.positions = &mut std::mem::take(&mut self.positions)[groups..];
+        self.values = &mut std::mem::take(&mut self.values)[groups..];
+    }
+
     /// Reads a group of values, one from each lane; the last group may be shorter.
     #[inline(always)]
-    pub(crate) fn read(&mut self, positions: &mut [u16], values: &mut [f32]) {
+    fn read(&mut self, positions: &mut [u16], values: &mut [f32]) {
         for (lane, (position, value)) in positions.iter_mut().zip(values).enumerate() {
             (*position, *value) = self.next(lane);
         }
