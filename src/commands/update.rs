@@ -40,7 +40,7 @@ pub(super) struct EncodeArgs {
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
     top_k: u32,
     /// Bits of a value's code, its sign included.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=4))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
     bits: u8,
     /// How much of the old error feedback is kept: β.
     #[arg(long, default_value_t = 0.95)]

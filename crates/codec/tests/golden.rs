@@ -16,6 +16,7 @@ fn layout() -> Layout {
     Layout::new(tensors.map(|(name, shape)| (name.to_owned(), shape))).unwrap()
 }
 
+const DELTA_CONFIG: DeltaConfig = DeltaConfig { bits: CodeBits::Two, top_k: None };
 const CONFIG: CodecConfig = CodecConfig { top_k: 64, bits: CodeBits::Two, error_feedback_decay: 0.95 };
 
 fn binding(peer: u8) -> Binding {
@@ -57,7 +58,7 @@ fn parse(peer: u8) -> Update {
 fn delta() -> Vec<u8> {
     let (one, two) = (parse(1), parse(2));
     let mut e = values(&layout(), 99);
-    merge(&layout(), &delta_binding(), &DeltaConfig::default(), &[(&one, 0.5), (&two, 0.25)], &mut e).unwrap()
+    merge(&layout(), &delta_binding(), &DELTA_CONFIG, &[(&one, 0.5), (&two, 0.25)], &mut e).unwrap()
 }
 
 fn sha256(bytes: &[u8]) -> String {
@@ -86,7 +87,7 @@ fn the_delta_is_the_golden_file() {
     let bytes = delta();
     assert_eq!(sha256(&bytes), "9b3b6807edfd0018033a177d2b3621a2995c0dbe5585431f03feda7542374699");
     assert_eq!(bytes, DELTA);
-    let delta = Delta::parse(DELTA, &layout(), &DeltaConfig::default(), &delta_binding()).unwrap();
+    let delta = Delta::parse(DELTA, &layout(), &DELTA_CONFIG, &delta_binding()).unwrap();
     let mut theta = values(&layout(), 5);
     delta.apply(&mut theta).unwrap();
     assert_eq!(value_digest(&theta), "6c49ff469b60c4e14fe7067ec7b7f7eda51d9c0801063fef0e78fdcf8589e7da");

@@ -68,7 +68,7 @@ fn error_feedback_brings_the_whole_sum_through_in_time() {
     let inputs: Vec<_> = updates.iter().map(|u| (u, 0.5)).collect();
     let mut e = layout.zeros();
     let mut theta = layout.zeros();
-    let windows = 64;
+    let windows = 512;
     for _ in 0..windows {
         let bytes = merge(&layout, &delta_binding(), &DeltaConfig::default(), &inputs, &mut e).unwrap();
         let delta = Delta::parse(bytes, &layout, &DeltaConfig::default(), &delta_binding()).unwrap();

@@ -89,7 +89,7 @@ fn merging_is_the_dense_mean_with_any_number_of_threads() {
     }
 
     let inputs: Vec<_> = updates.iter().map(|update| (update, 1.0 / 3.0)).collect();
-    for config in [DeltaConfig::default(), DeltaConfig { bits: CodeBits::One, top_k: Some(100) }] {
+    for config in [DeltaConfig::default(), DeltaConfig { bits: CodeBits::Two, top_k: Some(100) }] {
         let run = || {
             let mut e = layout.zeros();
             (merge(&layout, &delta_binding(), &config, &inputs, &mut e).unwrap(), e)
