@@ -104,8 +104,8 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     }
     let compress_rate = rate(median(&mut seconds));
     let update = Update::parse(file.clone(), &layout, &config, &binding(0))?;
-    let stats = update.stats();
-    let relative_mse = relative_mse(&layout, &update, &e);
+    let stats = update.stats()?;
+    let relative_mse = relative_mse(&update, &e)?;
 
     let mut dense = delta;
     let mut seconds = Vec::new();
@@ -130,7 +130,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     drop(dense);
     step("merge");
     e.iter_mut().for_each(|tensor| tensor.fill(0.0));
-    let inputs: u64 = updates.iter().map(|update| update.bytes().len() as u64).sum();
+    let inputs: u64 = updates.iter().map(|update| update.frame().file_len()).sum();
     let (before, _) = memory::resident();
     memory::forget_peak();
     let mut seconds = Vec::new();
@@ -188,15 +188,15 @@ fn merge_once(layout: &Layout, updates: &[Update], e: &mut [Vec<f32>]) -> anyhow
     Ok(merge(layout, &binding, &DeltaConfig::default(), &inputs, e)?.len() as u64)
 }
 
-fn relative_mse(layout: &Layout, update: &Update, e: &[Vec<f32>]) -> f64 {
+fn relative_mse(update: &Update, e: &[Vec<f32>]) -> anyhow::Result<f64> {
     let (mut error, mut norm) = (0.0, 0.0);
-    for (tensor, e) in e.iter().enumerate().take(layout.tensors().len()) {
+    for (tensor, e) in e.iter().enumerate() {
         update.for_each(tensor, |index, value| {
             error += f64::from(e[index]).powi(2);
             norm += f64::from(value + e[index]).powi(2);
-        });
+        })?;
     }
-    error / norm
+    Ok(error / norm)
 }
 
 fn median(numbers: &mut [f64]) -> f64 {

@@ -169,8 +169,8 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<serde_json::Value> {
     let Some(names) = layout_for(&args.file, args.layout.as_deref())? else { return Ok(said) };
     let layout = Layout::new(names)?;
     let (stats, tensors) = match info.open(bytes, &layout)? {
-        Opened::Update(update) => (update.stats(), update.tensor_stats()),
-        Opened::Delta(delta) => (delta.stats(), delta.tensor_stats()),
+        Opened::Update(update) => (update.stats()?, update.tensor_stats()?),
+        Opened::Delta(delta) => (delta.stats()?, delta.tensor_stats()?),
     };
     said["whole"] = whole(&stats);
     let tensors = layout.tensors().iter().zip(&tensors);

@@ -304,7 +304,7 @@ impl Sender<'_> {
         let slices: Vec<&[f32]> = delta.iter().map(Vec::as_slice).collect();
         let bytes = compress(self.layout, &binding, &config, &slices, e)?;
         let file = Update::parse(bytes, self.layout, &config, &binding)?;
-        let (stats, is_exact) = (file.stats(), self.values == Values::Exact);
+        let (stats, is_exact) = (file.stats()?, self.values == Values::Exact);
         // In fp32 there would be 32 bits in place of a sign, a level and a scale.
         let saved =
             if is_exact { 32.0 * stats.kept as f64 - stats.code_bits - stats.scale_bits } else { 0.0 };
@@ -319,7 +319,7 @@ impl Sender<'_> {
                 outcome.squared_error += if is_exact { 0.0 } else { f64::from(e[index]).powi(2) };
                 outcome.squared_norm += f64::from(whole).powi(2);
                 values.push((index, whole));
-            });
+            })?;
             if is_exact {
                 values.iter().for_each(|&(index, _)| e[index] = 0.0);
             }

@@ -37,16 +37,16 @@ fn main() {
     time("compress", n, || pack(&mut e, 0));
 
     // One window after the other: what stays behind in error feedback makes each update another.
-    let open = |peer| {
-        let bytes = if peer < 4 {
-            common::update(&layout, &config, peer).bytes().clone()
-        } else {
-            pack(&mut e, peer).into()
-        };
-        Update::parse(bytes, &layout, &config, &binding(peer)).unwrap()
+    let mut open = |peer: u8| {
+        let own = values(&layout, peer.into(), 0.0);
+        let delta = if peer < 4 { slices(&own) } else { slices(&delta) };
+        compress(&layout, &binding(peer), &config, &delta, &mut e).unwrap()
     };
-    let updates: Vec<Update> = (0..20).map(open).collect();
-    time("parse", n, || Update::parse(updates[0].bytes().clone(), &layout, &config, &binding(0)).unwrap());
+    let files: Vec<bytes::Bytes> = (0..20).map(|peer| open(peer).into()).collect();
+    let parse =
+        |peer: u8| Update::parse(files[usize::from(peer)].clone(), &layout, &config, &binding(peer)).unwrap();
+    let updates: Vec<Update> = (0..20).map(parse).collect();
+    time("parse", n, || parse(0));
     let mut dense = layout.zeros();
     time("decode", n, || updates[0].decode_into(&mut dense).unwrap());
 

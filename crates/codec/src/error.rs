@@ -83,6 +83,16 @@ pub enum Error {
         /// What the file says.
         found: String,
     },
+    /// Bytes that are not in memory could not be read.
+    #[error("cannot read {what}: {reason}")]
+    Read {
+        /// Which part of the file.
+        what: String,
+        /// What kind of error the system reported.
+        kind: std::io::ErrorKind,
+        /// Its words.
+        reason: String,
+    },
     /// A SHA-256 does not match.
     #[error("{what}: SHA-256 mismatch")]
     Digest {

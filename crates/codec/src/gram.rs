@@ -17,7 +17,8 @@ const BLOCK: usize = 256;
 /// Memory, for each thread, is a chunk of each update.
 ///
 /// # Errors
-/// [`Error::Binding`] if the updates are not all of one layout.
+/// [`Error::Binding`] if the updates are not all of one layout; [`Error::Read`] and [`Error::Digest`] for updates that were
+/// opened where they are.
 pub fn gram(updates: &[&Update]) -> Result<Vec<f64>> {
     let g = updates.len();
     let mut products = vec![0.0; g * g];
@@ -31,7 +32,7 @@ pub fn gram(updates: &[&Update]) -> Result<Vec<f64>> {
         let sections: Vec<Vec<f64>> = (first..layout.num_sections().min(first + BLOCK))
             .into_par_iter()
             .map_init(|| Products::new(g), |scratch, section| scratch.of_section(updates, section))
-            .collect();
+            .collect::<Result<_>>()?;
         // In the order of the file, whatever thread was first.
         for section in sections {
             let rows = section.chunks_exact(section.len() / g);
@@ -63,9 +64,12 @@ impl Products {
     }
 
     /// The matrix of one section, of `width` columns, below its diagonal.
-    fn of_section(&mut self, updates: &[&Update], section: usize) -> Vec<f64> {
+    fn of_section(&mut self, updates: &[&Update], section: usize) -> Result<Vec<f64>> {
         let mut products = vec![0.0; updates.len() * self.width];
-        let mut readers: Vec<_> = updates.iter().map(|u| u.sections().reader(section)).collect();
+        let load = |update: &&Update| update.sections().load(section);
+        let loaded = updates.iter().map(load).collect::<Result<Vec<_>>>()?;
+        let mut readers: Vec<_> =
+            updates.iter().zip(&loaded).map(|(u, bytes)| u.sections().reader(bytes)).collect();
         let layout = updates[0].layout();
         for chunk in layout.section(section) {
             // Each update meets those before it.
@@ -85,6 +89,6 @@ impl Products {
                 }
             }
         }
-        products
+        Ok(products)
     }
 }

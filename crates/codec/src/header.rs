@@ -6,14 +6,13 @@
 //!
 //! The header lists each section's length and SHA-256, and is itself hashed, so no byte of a file is left uncovered.
 
-use std::ops::Range;
-
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bincode::{Decode, Encode};
 use sha2::{Digest as _, Sha256};
 
 use crate::bound;
 use crate::error::{Error, Result};
+use crate::frame;
 use crate::info::FileInfo;
 use crate::layout::Layout;
 use crate::quantize::CodeBits;
@@ -205,40 +204,30 @@ pub(crate) fn write(
     Ok(file)
 }
 
-/// Checks the frame of a hostile file against what the reader expects, and every section's hash.
+/// Checks the frame of a hostile file against what the reader expects.
 ///
-/// Returns where the sections are. Their contents are not looked at yet.
+/// Returns the hash that covers it, and what it says of the sections. Those are not looked at yet.
 pub(crate) fn read(
     kind: Kind,
     bytes: &[u8],
     binding: &Binding,
     layout: &Layout,
     format: Format,
-) -> Result<Vec<Range<usize>>> {
-    let limit = bound::file_bytes(layout, format);
-    if bytes.len() as u64 > limit {
-        return Err(Error::TooLong { what: "file", limit, actual: bytes.len() as u64 });
-    }
-    let header = read_header(kind, bytes, layout.num_sections())?;
+) -> Result<([u8; DIGEST], Vec<frame::Entry>)> {
+    let (header, digest) = read_header(kind, bytes, layout.num_sections())?;
     header.check(&Header::new(binding, layout, format))?;
-    let (mut at, mut ranges) = (frame_len(header.sections.len()), Vec::with_capacity(header.sections.len()));
+    let mut at = frame_len(header.sections.len()) as u64;
+    let mut sections = Vec::with_capacity(header.sections.len());
     for (i, entry) in header.sections.iter().enumerate() {
         let (actual, limit) = (u64::from(entry.len), bound::section_bytes(layout, i, format));
         if actual > limit {
             return Err(Error::TooLong { what: "section", limit, actual });
         }
-        let range = at..at + entry.len as usize;
-        let short = || Error::Length { what: "file", expected: range.end as u64, actual: bytes.len() as u64 };
-        if sha256(bytes.get(range.clone()).ok_or_else(short)?) != entry.sha256 {
-            return Err(Error::Digest { what: format!("section {i}") });
-        }
+        let range = at..at + actual;
         at = range.end;
-        ranges.push(range);
+        sections.push(frame::Entry { range, sha256: entry.sha256 });
     }
-    if at != bytes.len() {
-        return Err(Error::Length { what: "file", expected: at as u64, actual: bytes.len() as u64 });
-    }
-    Ok(ranges)
+    Ok((digest, sections))
 }
 
 /// Reads the header of a file of either kind, for whatever it may be.
@@ -249,11 +238,11 @@ pub(crate) fn read_any(bytes: &[u8]) -> Result<(Kind, Header)> {
     // No more sections than the claimed length has room for, and than the bytes that are there.
     let claimed = (u32::from_le_bytes(*claimed) as usize).min(bytes.len());
     let sections = claimed.saturating_sub(header_len(0)) / (header_len(1) - header_len(0));
-    Ok((kind, read_header(kind, bytes, sections)?))
+    Ok((kind, read_header(kind, bytes, sections)?.0))
 }
 
-/// Checks magic, length and hash of the header, which must list `sections` sections, and decodes it.
-fn read_header(kind: Kind, bytes: &[u8], sections: usize) -> Result<Header> {
+/// Checks magic, length and hash of the header, which must list `sections` sections, and decodes it. Returns its hash too.
+fn read_header(kind: Kind, bytes: &[u8], sections: usize) -> Result<(Header, [u8; DIGEST])> {
     let (frame, header) = (frame_len(sections), header_len(sections));
     let short = || Error::Length { what: "file", expected: frame as u64, actual: bytes.len() as u64 };
     let (magic, rest) = bytes.split_first_chunk::<8>().ok_or_else(short)?;
@@ -280,5 +269,5 @@ fn read_header(kind: Kind, bytes: &[u8], sections: usize) -> Result<Header> {
     if used != header || decoded.sections.len() != sections {
         return Err(Error::Header(format!("lists {} sections, expected {sections}", decoded.sections.len())));
     }
-    Ok(decoded)
+    Ok((decoded, *digest))
 }

@@ -14,7 +14,11 @@
 //! | `table` | how often each symbol of a section occurs |
 //! | `rans` | the entropy coder: sixteen lanes of 64 bits, one stream of 32-bit words |
 //! | `section` | up to 1024 chunks in one independently decodable, hashed piece |
+//! | `pack` | writing a section |
+//! | `reader` | reading one, whatever its bytes are |
 //! | `header` | what the file is for, its lengths and its hashes |
+//! | `frame` | where the sections are, and reading only some of them: [`Frame`] |
+//! | `source` | bytes in memory, or read from where they are: [`ReadAt`] |
 //! | `encode` | error feedback and compression of one peer's pseudo-gradient: [`compress()`] |
 //! | `update` | reading a peer's bytes, all of them hostile: [`Update`] |
 //! | `merge` | many updates into one delta, with the aggregator's error feedback: [`merge()`] |
@@ -28,6 +32,7 @@ mod bound;
 mod delta;
 mod encode;
 mod error;
+mod frame;
 mod gram;
 mod header;
 mod info;
@@ -39,6 +44,7 @@ mod rans;
 mod reader;
 mod section;
 mod simd;
+mod source;
 mod stats;
 mod table;
 mod topk;
@@ -48,11 +54,13 @@ pub use bound::{max_delta_bytes, max_update_bytes};
 pub use delta::Delta;
 pub use encode::{CodecConfig, compress};
 pub use error::{Error, Result};
+pub use frame::{Frame, Rows};
 pub use gram::gram;
 pub use header::{Binding, DeltaBinding};
 pub use info::{FileInfo, Opened};
 pub use layout::{Layout, Tensor};
 pub use merge::{DeltaConfig, merge};
 pub use quantize::CodeBits;
+pub use source::ReadAt;
 pub use stats::{Stats, TensorStats};
 pub use update::Update;

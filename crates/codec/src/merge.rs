@@ -69,7 +69,8 @@ impl DeltaBinding {
 /// # Errors
 /// [`Error::Binding`] if an update is for another run, window, start or layout; [`Error::Shape`] if `e` has not the
 /// layout's tensors; [`Error::Value`] if a coefficient is out of range: all found before anything is changed.
-/// [`Error::Value`] also for a sum that is not finite or is beyond 2^60; `e` must then be thrown away.
+/// [`Error::Value`] also for a sum that is not finite or is beyond 2^60, [`Error::Read`] and [`Error::Digest`] for updates
+/// that were opened where they are; `e` must then be thrown away.
 pub fn merge(
     layout: &Layout,
     binding: &DeltaBinding,
@@ -106,7 +107,10 @@ fn merge_section(
     voices: &[(&Update, f32)],
     sum: &mut Sum,
 ) -> Result<Vec<u8>> {
-    let mut readers: Vec<_> = voices.iter().map(|(u, c)| (u.sections().reader(e.index), *c)).collect();
+    let load = |(update, _): &(&Update, f32)| update.sections().load(e.index);
+    let loaded = voices.iter().map(load).collect::<Result<Vec<_>>>()?;
+    let mut readers: Vec<_> =
+        voices.iter().zip(&loaded).map(|((u, c), bytes)| (u.sections().reader(bytes), *c)).collect();
     sum.packer.begin();
     for chunk in layout.section(e.index) {
         sum.collect(&chunk, &mut readers);

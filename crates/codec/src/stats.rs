@@ -1,6 +1,8 @@
 //! Where a file's bits went.
 
 use crate::delta::Delta;
+use crate::error::{Error, Result};
+use crate::rans::Reason;
 use crate::update::{Sections, Update};
 
 /// Sizes of a file by what they are for, in bits, and the bound for its positions.
@@ -43,13 +45,13 @@ impl Stats {
         32.0 / self.bits_per_parameter()
     }
 
-    fn of(sections: &Sections) -> Self {
-        let parts = TensorStats::of(sections);
+    fn of(sections: &Sections) -> Result<Self> {
+        let parts = TensorStats::of(sections)?;
         let sum = |of: fn(&TensorStats) -> f64| parts.iter().map(of).sum::<f64>();
         let (index_bits, code_bits) = (sum(|p| p.index_bits), sum(|p| p.code_bits));
         let scale_bits = sum(|p| p.scale_bits);
-        let bytes = sections.bytes().len() as u64;
-        Self {
+        let bytes = sections.frame().file_len();
+        Ok(Self {
             parameters: sections.layout().num_parameters(),
             kept: sections.kept(),
             bytes,
@@ -58,7 +60,7 @@ impl Stats {
             scale_bits,
             framing_bits: 8.0 * bytes as f64 - (index_bits + code_bits + scale_bits),
             index_bound_bits: sum(|p| p.index_bound_bits),
-        }
+        })
     }
 
     /// Least bits that the positions, and the codes and scales as they are, could have taken: what the file is measured
@@ -86,17 +88,18 @@ pub struct TensorStats {
 }
 
 impl TensorStats {
-    pub(crate) fn of(sections: &Sections) -> Vec<Self> {
+    pub(crate) fn of(sections: &Sections) -> Result<Vec<Self>> {
         let mut all = vec![Self::default(); sections.layout().tensors().len()];
-        for section in 0..sections.ranges().len() {
-            // The bytes have been decoded before, so nothing here can fail.
-            let _ = Self::add(&mut all, sections, section);
+        for section in 0..sections.layout().num_sections() {
+            let bytes = sections.load(section)?;
+            Self::add(&mut all, sections, section, &bytes)
+                .map_err(|reason| Error::Section { section, reason })?;
         }
-        all
+        Ok(all)
     }
 
-    fn add(all: &mut [Self], sections: &Sections, section: usize) -> Result<(), crate::rans::Reason> {
-        let mut reader = sections.reader(section);
+    fn add(all: &mut [Self], sections: &Sections, section: usize, bytes: &[u8]) -> Result<(), Reason> {
+        let mut reader = sections.reader(bytes);
         let level_bits = reader.level_bits();
         for chunk in sections.layout().section(section) {
             let stats = &mut all[chunk.tensor];
@@ -123,24 +126,36 @@ fn entropy_bits(n: usize, k: usize) -> f64 {
 
 impl Update {
     /// Where the file's bits went.
-    pub fn stats(&self) -> Stats {
+    ///
+    /// # Errors
+    /// As for `for_each`.
+    pub fn stats(&self) -> Result<Stats> {
         Stats::of(self.sections())
     }
 
     /// The same for each tensor.
-    pub fn tensor_stats(&self) -> Vec<TensorStats> {
+    ///
+    /// # Errors
+    /// As for `for_each`.
+    pub fn tensor_stats(&self) -> Result<Vec<TensorStats>> {
         TensorStats::of(self.sections())
     }
 }
 
 impl Delta {
     /// Where the file's bits went.
-    pub fn stats(&self) -> Stats {
+    ///
+    /// # Errors
+    /// As for `for_each`.
+    pub fn stats(&self) -> Result<Stats> {
         Stats::of(self.sections())
     }
 
     /// The same for each tensor.
-    pub fn tensor_stats(&self) -> Vec<TensorStats> {
+    ///
+    /// # Errors
+    /// As for `for_each`.
+    pub fn tensor_stats(&self) -> Result<Vec<TensorStats>> {
         TensorStats::of(self.sections())
     }
 }

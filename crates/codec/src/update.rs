@@ -1,42 +1,52 @@
 //! Reading a peer's update. Every byte of it is hostile until [`Update::parse`] has returned.
 
-use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rayon::prelude::*;
 
+use crate::bound;
 use crate::encode::CodecConfig;
 use crate::error::{Error, Result};
-use crate::header::{self, Binding, Kind};
+use crate::frame::Frame;
+use crate::header::{Binding, Kind};
 use crate::layout::{Chunk, Layout};
 use crate::reader::Reader;
 use crate::section::Format;
 use crate::simd::Simd;
+use crate::source::{ReadAt, Source};
 
 /// A file's sections, every one of which has been decoded once without an error.
 #[derive(Debug, Clone)]
 pub(crate) struct Sections {
-    layout: Layout,
-    format: Format,
-    bytes: Bytes,
-    ranges: Vec<Range<usize>>,
+    frame: Frame,
+    source: Source,
     kept: u64,
     squares: f64,
 }
 
 impl Sections {
-    /// Checks frame, hashes and every section of `bytes`.
+    /// Checks frame, hashes and every section of `source`.
     pub(crate) fn parse(
         kind: Kind,
-        bytes: Bytes,
+        source: Source,
         layout: &Layout,
         format: Format,
         binding: &Binding,
     ) -> Result<Self> {
-        let ranges = header::read(kind, &bytes, binding, layout, format)?;
-        let mut parsed = Self { layout: layout.clone(), format, bytes, ranges, kept: 0, squares: 0.0 };
+        let (limit, actual) = (bound::file_bytes(layout, format), source.len()?);
+        if actual > limit {
+            return Err(Error::TooLong { what: "file", limit, actual });
+        }
+        let first = source.read(|| "header".to_owned(), 0..actual.min(Frame::len(layout)))?;
+        let frame = Frame::read(kind, &first, layout, format, binding)?;
+        let expected = frame.file_len();
+        if actual != expected {
+            return Err(Error::Length { what: "file", expected, actual });
+        }
+        let mut parsed = Self { frame, source, kept: 0, squares: 0.0 };
         let sections: Vec<Result<(u64, f64)>> =
-            (0..parsed.ranges.len()).into_par_iter().map(|section| parsed.measure(section)).collect();
+            (0..layout.num_sections()).into_par_iter().map(|section| parsed.measure(section)).collect();
         // The first section's error, whatever thread was first: it may go into a signed record.
         let sections: Result<Vec<_>> = sections.into_iter().collect();
         // In the order of the file, in f64: the same sum on every machine.
@@ -45,31 +55,42 @@ impl Sections {
         Ok(parsed)
     }
 
-    /// Decodes a section and returns how many values it has, and the sum of their squares.
+    /// Checks and decodes a section and returns how many values it has, and the sum of their squares.
     fn measure(&self, section: usize) -> Result<(u64, f64)> {
+        let bytes = self.fetch(section)?;
+        self.frame.check(section, &bytes)?;
         let (simd, mut kept, mut squares) = (Simd::detect(), 0, 0.0);
-        self.try_read(section, |_, reader| {
+        self.frame.decode(section, &bytes, |_, reader| {
             kept += reader.values.len() as u64;
             squares += simd.sum_of_squares(&reader.values);
         })?;
         Ok((kept, squares))
     }
 
-    fn try_read(&self, section: usize, mut visit: impl FnMut(&Chunk, &Reader<'_>)) -> Result<()> {
-        let refuse = |reason| Error::Section { section, reason };
-        let mut reader =
-            Reader::new(&self.bytes[self.ranges[section].clone()], self.format).map_err(refuse)?;
-        for chunk in self.layout.section(section) {
-            reader.next(chunk.len).map_err(refuse)?;
-            visit(&chunk, &reader);
+    fn fetch(&self, section: usize) -> Result<Bytes> {
+        let range = self.frame.sections()[section].range.clone();
+        self.source.read(|| format!("section {section}"), range)
+    }
+
+    /// The bytes of a section: the same that were decoded before.
+    pub(crate) fn load(&self, section: usize) -> Result<Bytes> {
+        let bytes = self.fetch(section)?;
+        if let Source::Elsewhere(_) = self.source {
+            self.frame.check(section, &bytes)?;
         }
-        reader.finish().map_err(refuse)
+        Ok(bytes)
+    }
+
+    /// A reader at the start of a section that was [loaded](Self::load), for those who read several files side by side.
+    pub(crate) fn reader<'b>(&self, bytes: &'b [u8]) -> Reader<'b> {
+        Reader::new(bytes, self.frame.format())
+            .expect("the same bytes were decoded without an error when they were parsed")
     }
 
     /// Calls `visit` with each chunk of a section, its positions and its values.
-    pub(crate) fn read(&self, section: usize, mut visit: impl FnMut(&Chunk, &[u16], &[f32])) {
-        self.try_read(section, |chunk, reader| visit(chunk, &reader.positions, &reader.values))
-            .expect("the same bytes were decoded without an error when they were parsed");
+    fn read(&self, section: usize, mut visit: impl FnMut(&Chunk, &[u16], &[f32])) -> Result<()> {
+        let bytes = self.load(section)?;
+        self.frame.decode(section, &bytes, |chunk, reader| visit(chunk, &reader.positions, &reader.values))
     }
 
     /// Calls `visit` with each element of `tensors` that the file has a value for, and that value; sections in parallel.
@@ -80,45 +101,35 @@ impl Sections {
         before: impl Fn(&mut [f32]) + Sync,
         visit: impl Fn(&mut f32, f32) + Sync,
     ) -> Result<()> {
-        self.layout.check_lengths(tensors.iter().map(Vec::len))?;
-        self.layout.split(tensors).into_par_iter().for_each(|mut section| {
+        self.layout().check_lengths(tensors.iter().map(Vec::len))?;
+        self.layout().split(tensors).into_par_iter().try_for_each(|mut section| {
             section.slices().for_each(&before);
             self.read(section.index, |chunk, positions, values| {
                 let (start, elements) = section.of(chunk);
                 for (&position, &value) in positions.iter().zip(values) {
                     visit(&mut elements[chunk.index(position.into()) - start], value);
                 }
-            });
-        });
-        Ok(())
+            })
+        })
     }
 
-    /// A reader at the start of a section, for those who read several files side by side.
-    pub(crate) fn reader(&self, section: usize) -> Reader<'_> {
-        Reader::new(&self.bytes[self.ranges[section].clone()], self.format)
-            .expect("the same bytes were decoded without an error when they were parsed")
-    }
-
-    pub(crate) fn for_each(&self, tensor: usize, mut f: impl FnMut(usize, f32)) {
-        for section in self.layout.tensor_sections(tensor) {
+    pub(crate) fn for_each(&self, tensor: usize, mut f: impl FnMut(usize, f32)) -> Result<()> {
+        for section in self.layout().tensor_sections(tensor) {
             self.read(section, |chunk, positions, values| {
                 if chunk.tensor == tensor {
                     positions.iter().zip(values).for_each(|(&p, &value)| f(chunk.index(p.into()), value));
                 }
-            });
+            })?;
         }
+        Ok(())
     }
 
     pub(crate) fn layout(&self) -> &Layout {
-        &self.layout
+        self.frame.layout()
     }
 
-    pub(crate) fn bytes(&self) -> &Bytes {
-        &self.bytes
-    }
-
-    pub(crate) fn ranges(&self) -> &[Range<usize>] {
-        &self.ranges
+    pub(crate) fn frame(&self) -> &Frame {
+        &self.frame
     }
 
     pub(crate) fn kept(&self) -> u64 {
@@ -142,7 +153,7 @@ pub(crate) fn advance(reader: &mut Reader<'_>, chunk: &Chunk) {
 
 /// A peer's update, checked from the first byte to the last.
 ///
-/// Holds the compressed bytes; values are decoded when asked for.
+/// Holds the compressed bytes, or knows where they are; values are decoded when asked for.
 #[derive(Debug, Clone)]
 pub struct Update {
     sections: Sections,
@@ -165,8 +176,25 @@ impl Update {
         config: &CodecConfig,
         expected: &Binding,
     ) -> Result<Self> {
+        Self::read(Source::Memory(bytes.into()), layout, config, expected)
+    }
+
+    /// The same for bytes that stay where they are: a section at a time is read, by each thread, whenever one is needed.
+    ///
+    /// # Errors
+    /// Those of [`parse`](Self::parse), and [`Error::Read`].
+    pub fn open(
+        source: Arc<dyn ReadAt>,
+        layout: &Layout,
+        config: &CodecConfig,
+        expected: &Binding,
+    ) -> Result<Self> {
+        Self::read(Source::Elsewhere(source), layout, config, expected)
+    }
+
+    fn read(source: Source, layout: &Layout, config: &CodecConfig, expected: &Binding) -> Result<Self> {
         config.check()?;
-        let sections = Sections::parse(Kind::Update, bytes.into(), layout, config.format(), expected)?;
+        let sections = Sections::parse(Kind::Update, source, layout, config.format(), expected)?;
         Ok(Self { sections, binding: *expected })
     }
 
@@ -180,9 +208,9 @@ impl Update {
         self.sections.layout()
     }
 
-    /// The file's bytes.
-    pub fn bytes(&self) -> &Bytes {
-        self.sections.bytes()
+    /// Where the file's sections are, and their hashes.
+    pub fn frame(&self) -> &Frame {
+        self.sections.frame()
     }
 
     /// Number of values in the file.
@@ -197,23 +225,31 @@ impl Update {
 
     /// Calls `f` with the flat index and value of everything kept of `tensor`, chunk by chunk.
     ///
+    /// # Errors
+    /// Those of reading again what was opened with [`open`](Self::open): [`Error::Read`], or [`Error::Digest`] if it has
+    /// changed.
+    ///
     /// # Panics
     /// If the layout has no tensor of that number.
-    pub fn for_each(&self, tensor: usize, f: impl FnMut(usize, f32)) {
-        self.sections.for_each(tensor, f);
+    pub fn for_each(&self, tensor: usize, f: impl FnMut(usize, f32)) -> Result<()> {
+        self.sections.for_each(tensor, f)
     }
 
     /// The dense update: zeros where nothing was kept.
-    pub fn decode(&self) -> Vec<Vec<f32>> {
+    ///
+    /// # Errors
+    /// Those of [`for_each`](Self::for_each).
+    pub fn decode(&self) -> Result<Vec<Vec<f32>>> {
         let mut out = self.layout().zeros();
-        self.add_scaled_into(1.0, &mut out).expect("the tensors were made from the layout");
-        out
+        self.add_scaled_into(1.0, &mut out)?;
+        Ok(out)
     }
 
     /// The dense update in place of what `out` holds.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `out` has not the layout's tensors.
+    /// [`Error::Shape`] if `out` has not the layout's tensors; those of [`for_each`](Self::for_each), after which part of
+    /// `out` is old.
     pub fn decode_into(&self, out: &mut [Vec<f32>]) -> Result<()> {
         self.sections.visit(out, |elements| elements.fill(0.0), |element, value| *element = value)
     }
@@ -221,7 +257,7 @@ impl Update {
     /// `out ← out + scale·value` at everything kept: one f32 multiplication, one addition.
     ///
     /// # Errors
-    /// [`Error::Shape`] if `out` has not the layout's tensors.
+    /// Those of [`decode_into`](Self::decode_into).
     pub fn add_scaled_into(&self, scale: f32, out: &mut [Vec<f32>]) -> Result<()> {
         self.sections.visit(out, |_| {}, |element, value| *element += scale * value)
     }

@@ -77,7 +77,7 @@ fn the_update_is_the_golden_file() {
     assert_eq!(bytes, UPDATE);
     let update = Update::parse(UPDATE, &layout(), &CONFIG, &binding(1)).unwrap();
     assert_eq!(
-        value_digest(&update.decode()),
+        value_digest(&update.decode().unwrap()),
         "2303000a5b8a393579fb9bf5f015c785cfd5682c10d934bbf1d86bc9d8056c30"
     );
 }
@@ -105,5 +105,5 @@ fn the_worked_example_is_true() {
     let digits = block.lines().filter_map(|line| line.split('|').nth(1)).flat_map(str::split_whitespace);
     assert_eq!(digits.collect::<String>(), hex::encode(&bytes), "document and program differ");
     let update = Update::parse(bytes, &layout, &config, &binding(2)).unwrap();
-    assert_eq!(update.decode(), [[0.0, -1.0, 0.0, 0.0, 1.988_281_3, 0.0, 1.0, 0.0]]);
+    assert_eq!(update.decode().unwrap(), [[0.0, -1.0, 0.0, 0.0, 1.988_281_3, 0.0, 1.0, 0.0]]);
 }

@@ -60,7 +60,7 @@ proptest! {
 
         let update = Update::parse(bytes, &layout, &config, &binding(2)).unwrap();
         prop_assert_eq!(update.kept(), expected_kept(&layout, top_k.into()));
-        let decoded = update.decode();
+        let decoded = update.decode().unwrap();
         let (mut kept, mut squares) = (0, 0.0);
         for t in 0..delta.len() {
             for i in 0..delta[t].len() {
@@ -79,13 +79,15 @@ proptest! {
 fn for_each_and_add_scaled_agree_with_decode() {
     let layout = layout(&[&[100, 130], &[5000], &[64, 64]]);
     let update = common::update(&layout, &config(64, CodeBits::Two), 4);
-    let decoded = update.decode();
+    let decoded = update.decode().unwrap();
     for (tensor, dense) in decoded.iter().enumerate() {
         let mut seen = vec![0.0; dense.len()];
-        update.for_each(tensor, |index, value| {
-            assert_eq!(seen[index], 0.0, "an index comes once");
-            seen[index] = value;
-        });
+        update
+            .for_each(tensor, |index, value| {
+                assert_eq!(seen[index], 0.0, "an index comes once");
+                seen[index] = value;
+            })
+            .unwrap();
         assert_eq!(&seen, dense);
     }
     let start = values(&layout, 9, 0.0);
@@ -108,7 +110,7 @@ fn the_largest_values_are_kept_and_the_first_of_equals() {
     let bytes = compress(&layout, &binding(0), &config, &[&delta], &mut layout.zeros()).unwrap();
     let update = Update::parse(bytes, &layout, &config, &binding(0)).unwrap();
     let mut kept = Vec::new();
-    update.for_each(0, |index, value| kept.push((index, value < 0.0)));
+    update.for_each(0, |index, value| kept.push((index, value < 0.0))).unwrap();
     assert_eq!(kept, [(0, false), (1, false), (77, true), (4000, false)]);
 }
 
@@ -122,8 +124,8 @@ fn chunks_of_zeros_cost_almost_nothing_and_decode_to_zero() {
     let bytes = compress(&layout, &binding(0), &config, &slices(&delta), &mut e).unwrap();
     let update = Update::parse(bytes, &layout, &config, &binding(0)).unwrap();
     assert_eq!(update.kept(), 64);
-    assert!(update.decode()[0].iter().all(|v| v.to_bits() == 0));
-    assert!(update.bytes().len() < 560, "{}", update.bytes().len());
+    assert!(update.decode().unwrap()[0].iter().all(|v| v.to_bits() == 0));
+    assert!(update.frame().file_len() < 560, "{}", update.frame().file_len());
 
     let nothing =
         compress(&layout, &binding(0), &config, &slices(&layout.zeros()), &mut layout.zeros()).unwrap();

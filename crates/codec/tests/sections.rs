@@ -42,7 +42,7 @@ fn compressing_keeps_the_largest_of_every_tile_with_any_number_of_threads() {
     assert!(bytes == again && bits(&e) == bits(&e_again));
 
     let update = Update::parse(bytes, &layout, &config(64, CodeBits::Two), &binding(1)).unwrap();
-    let decoded = update.decode();
+    let decoded = update.decode().unwrap();
     let (before, delta) = (values(&layout, 50, 0.5), values(&layout, 1, 0.5));
     for (t, tensor) in layout.tensors().iter().enumerate() {
         let folded: Vec<f32> = before[t].iter().zip(&delta[t]).map(|(e, delta)| 0.95 * e + delta).collect();
@@ -77,7 +77,7 @@ fn merging_is_the_dense_mean_with_any_number_of_threads() {
     };
     let updates: Vec<Update> = (1..4).map(open).collect();
     let all: Vec<&Update> = updates.iter().collect();
-    let dense: Vec<_> = updates.iter().map(Update::decode).collect();
+    let dense: Vec<_> = updates.iter().map(|update| update.decode().unwrap()).collect();
     let products = on(1, || gram(&all).unwrap());
     assert_eq!(products, on(4, || gram(&all).unwrap()));
     for a in 0..3 {

@@ -22,12 +22,14 @@ fn measure(layout: &Layout, top_k: u32, bits: CodeBits, delta: &[Vec<f32>]) -> M
     let update = Update::parse(bytes, layout, &config, &binding(0)).unwrap();
     let (mut error, mut norm) = (0.0, 0.0);
     for tensor in 0..delta.len() {
-        update.for_each(tensor, |index, _| {
-            error += f64::from(e[tensor][index]).powi(2);
-            norm += f64::from(delta[tensor][index]).powi(2);
-        });
+        update
+            .for_each(tensor, |index, _| {
+                error += f64::from(e[tensor][index]).powi(2);
+                norm += f64::from(delta[tensor][index]).powi(2);
+            })
+            .unwrap();
     }
-    Measured { stats: update.stats(), error: error / norm }
+    Measured { stats: update.stats().unwrap(), error: error / norm }
 }
 
 fn show(name: &str, top_k: u32, bits: CodeBits, m: &Measured) {
@@ -137,7 +139,7 @@ fn a_merged_delta_costs_little_more_than_its_entropy() {
             assert!(bytes.len() as u64 <= max_delta_bytes(&layout, &DeltaConfig { bits, top_k: None }));
             let delta =
                 Delta::parse(bytes, &layout, &DeltaConfig { bits, top_k: None }, &delta_binding()).unwrap();
-            let stats = delta.stats();
+            let stats = delta.stats().unwrap();
             show(&format!("merged from {peers}"), 64, bits, &Measured { stats, error: 0.0 });
             assert!(stats.index_bits <= 1.006 * stats.index_bound_bits + 13.0 * 64.0);
         }
