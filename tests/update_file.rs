@@ -8,8 +8,9 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
+use brigade::run::Run;
 use brigade_bucket::keys::RunKey;
-use brigade_codec::{FileInfo, Opened};
+use brigade_codec::{FileInfo, Frame, Opened};
 use brigade_protocol::Digest;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use support::stores::Store;
@@ -106,6 +107,19 @@ fn what_is_encoded_is_inspected_and_decoded() {
         }
     }
 
+    brigade(
+        &["update", "decode", "--tensor", "matrix", "--rows", "60..70"],
+        &[&path("update.bin"), Path::new("--out"), &path("rows.safetensors")],
+    );
+    let bytes_of_rows = std::fs::read(path("rows.safetensors")).unwrap();
+    let rows = SafeTensors::deserialize(&bytes_of_rows).unwrap();
+    let rows = rows.tensor("matrix").unwrap();
+    let (_, matrix) = SHAPES.iter().zip(&dense).find(|((name, _), _)| *name == "matrix").unwrap();
+    let width = rows.shape()[1];
+    assert_eq!(rows.shape()[0], 10);
+    let expected: Vec<u8> = matrix[60 * width..70 * width].iter().flat_map(|v| v.to_le_bytes()).collect();
+    assert!(rows.data() == expected, "rows 60 to 70 are those of the whole");
+
     let inspected = brigade(&["update", "inspect", "--json"], &[&path("update.bin")]);
     let inspected: serde_json::Value = serde_json::from_str(&inspected).unwrap();
     assert_eq!((inspected["kind"].as_str(), inspected["window"].as_u64()), (Some("update"), Some(7)));
@@ -150,12 +164,36 @@ fn what_is_wrong_is_named() {
     decode("lone.bin", &[], &["--layout"]);
     decode("lone.bin", &[Path::new("--layout"), &path("other.json")], &["layout"]);
     decode("update.bin.layout.json", &[Path::new("--layout"), &path("update.bin.layout.json")], &["update"]);
+    let rows = |tensor: &str, rows: &str, expected: &[&str]| {
+        let out = path("rows.safetensors");
+        let args = ["update", "decode", "--tensor", tensor, "--rows", rows];
+        brigade_fails(&args, &[&path("update.bin"), Path::new("--out"), &out], expected);
+    };
+    rows("matrices", "0..1", &["update.bin", "no tensor `matrices`"]);
+    rows("matrix", "100..131", &["update.bin", "rows", "130", "131"]);
     brigade_fails(&["update", "inspect"], &[&path("missing.bin")], &["missing.bin", "No such file"]);
+    // Without a layout too, and although the header is in order.
+    let mut flipped = bytes.clone();
+    *flipped.last_mut().unwrap() ^= 1;
+    std::fs::write(path("flipped.bin"), flipped).unwrap();
+    brigade_fails(&["update", "inspect"], &[&path("flipped.bin")], &["flipped.bin", "section 0", "SHA-256"]);
     brigade_fails(
         &encode,
         &[&path("update.bin"), Path::new("--out"), &path("x")],
         &["update.bin", "safetensors"],
     );
+}
+
+/// Rows 16 to 48 of the first tensor, from two requests for parts of the object.
+async fn rows_by_range(run: &Run, key: &str) -> Vec<f32> {
+    let get = |range: std::ops::Range<u64>| async { run.bucket().get_range(key, range, None).await.unwrap() };
+    let first = get(0..Frame::len(run.layout())).await;
+    let frame = FileInfo::read(&first).unwrap().frame(&first, run.layout()).unwrap();
+    let rows = frame.rows(0, 16..48).unwrap();
+    let width = run.layout().tensors()[0].len() / run.layout().tensors()[0].shape()[0];
+    let mut dense = vec![0.0; 32 * width];
+    rows.decode(&get(rows.bytes()).await, |index, value| dense[index - 16 * width] = value).unwrap();
+    dense
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,6 +207,7 @@ async fn the_decoder_in_python_reads_a_live_run() {
     let folder = tempfile::tempdir().unwrap();
     let names = folder.path().join("layout.json");
     std::fs::write(&names, serde_json::to_vec(&layout).unwrap()).unwrap();
+    let width: usize = layout[0].1[1..].iter().product();
     let (open, close) =
         (run.open(0).await.unwrap().unwrap().record, run.close(0).await.unwrap().unwrap().record);
     let update = RunKey::Update { window: 0, peer: world.id("miner-0") }.to_string();
@@ -185,6 +224,8 @@ async fn the_decoder_in_python_reads_a_live_run() {
             Opened::Delta(delta) => delta.decode_into(&mut dense).unwrap(),
         }
         assert_eq!(by_python, digest(&dense), "{key}");
+        let rows = rows_by_range(&run, &key).await;
+        assert!(rows == dense[0][16 * width..48 * width], "{key}: rows 16 to 48 of the first tensor");
     }
     world.expect_success(&["aggregator", "validator", "miner-0", "miner-1"]);
 }

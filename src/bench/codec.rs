@@ -8,6 +8,7 @@ use std::time::Instant;
 use brigade_codec::{
     Binding, CodeBits, CodecConfig, DeltaBinding, DeltaConfig, Layout, Update, compress, gram, merge,
 };
+use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -76,72 +77,19 @@ pub struct Report {
 /// # Errors
 /// When the codec refuses what it made itself.
 pub fn run(options: &Options) -> anyhow::Result<Report> {
-    let bar = ProgressBar::new((WARM_UP + 2 * TIMES + options.peers + 2) as u64);
-    let style = ProgressStyle::with_template("{bar:30} {msg}");
-    let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let step = |message: &'static str| {
-        bar.inc(1);
-        bar.set_message(message);
-    };
-    step("memory bandwidth");
+    let progress = Progress::new((1 + WARM_UP + 3 * TIMES + options.peers) as u64);
+    progress.step("memory bandwidth");
     let triad = memory::triad();
-    let layout = layout(options.parameters)?;
-    let parameters = layout.num_parameters();
-    let config = CodecConfig { top_k: options.top_k, bits: options.bits, error_feedback_decay: 0.95 };
+    let mut machine = Machine::new(options, progress)?;
+    let (file, compress_seconds) = machine.compress()?;
+    let update = machine.open(file.clone(), 0)?;
+    let (stats, relative_mse) = (update.stats()?, relative_mse(&update, &machine.e)?);
+    let decode_seconds = machine.decode(&file)?;
+    let updates = machine.others(update)?;
+    let (merge_seconds, merge_peak_bytes) = machine.merge(&updates)?;
+    machine.progress.0.finish_and_clear();
+    let parameters = machine.layout.num_parameters();
     let rate = |seconds: f64| parameters as f64 / seconds;
-
-    let mut delta = layout.zeros();
-    let mut e = layout.zeros();
-    let mut file = Vec::new();
-    let mut seconds = Vec::new();
-    for window in 0..WARM_UP + TIMES {
-        step("compress");
-        fill(&mut delta, window as u64, 0);
-        let slices: Vec<&[f32]> = delta.iter().map(Vec::as_slice).collect();
-        let start = Instant::now();
-        file = compress(&layout, &binding(0), &config, &slices, &mut e)?;
-        seconds.extend((window >= WARM_UP).then(|| start.elapsed().as_secs_f64()));
-    }
-    let compress_rate = rate(median(&mut seconds));
-    let update = Update::parse(file.clone(), &layout, &config, &binding(0))?;
-    let stats = update.stats()?;
-    let relative_mse = relative_mse(&update, &e)?;
-
-    let mut dense = delta;
-    let mut seconds = Vec::new();
-    for _ in 0..TIMES {
-        step("decode");
-        let bytes = file.clone();
-        let start = Instant::now();
-        Update::parse(bytes, &layout, &config, &binding(0))?.decode_into(&mut dense)?;
-        seconds.push(start.elapsed().as_secs_f64());
-    }
-    let decode_rate = rate(median(&mut seconds));
-
-    let mut updates = vec![update];
-    for peer in 1..options.peers.max(1) {
-        step("the other peers' updates");
-        e.iter_mut().for_each(|tensor| tensor.fill(0.0));
-        fill(&mut dense, WARM_UP as u64, peer as u64);
-        let slices: Vec<&[f32]> = dense.iter().map(Vec::as_slice).collect();
-        let bytes = compress(&layout, &binding(peer as u8), &config, &slices, &mut e)?;
-        updates.push(Update::parse(bytes, &layout, &config, &binding(peer as u8))?);
-    }
-    drop(dense);
-    step("merge");
-    e.iter_mut().for_each(|tensor| tensor.fill(0.0));
-    let inputs: u64 = updates.iter().map(|update| update.frame().file_len()).sum();
-    let (before, _) = memory::resident();
-    memory::forget_peak();
-    let mut seconds = Vec::new();
-    let mut delta_bytes = 0;
-    for _ in 0..TIMES {
-        let start = Instant::now();
-        delta_bytes = merge_once(&layout, &updates, &mut e)?;
-        seconds.push(start.elapsed().as_secs_f64());
-    }
-    let (_, peak) = memory::resident();
-    bar.finish_and_clear();
     Ok(Report {
         params: parameters,
         peers: options.peers,
@@ -149,16 +97,116 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         top_k: options.top_k,
         bits: options.bits as u8,
         triad_bytes_per_second: triad,
-        compress_params_per_second: compress_rate,
-        compress_share_of_triad: 16.0 * compress_rate / triad,
-        decode_params_per_second: decode_rate,
-        merge_params_per_second: rate(median(&mut seconds)),
-        merge_peak_bytes: (peak.saturating_sub(before) + inputs).saturating_sub(delta_bytes),
+        compress_params_per_second: rate(compress_seconds),
+        compress_share_of_triad: 16.0 * rate(compress_seconds) / triad,
+        decode_params_per_second: rate(decode_seconds),
+        merge_params_per_second: rate(merge_seconds),
+        merge_peak_bytes,
         bits_per_kept_value: stats.bits_per_kept(),
         bound_bits_per_kept_value: stats.bound_bits() / stats.kept as f64,
         ratio_fp32: stats.compression(),
         relative_mse,
     })
+}
+
+struct Progress(ProgressBar);
+
+impl Progress {
+    fn new(steps: u64) -> Self {
+        let style = ProgressStyle::with_template("{bar:30} {msg}");
+        Self(ProgressBar::new(steps).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
+    }
+
+    fn step(&self, message: &'static str) {
+        self.0.inc(1);
+        self.0.set_message(message);
+    }
+}
+
+/// What is measured, and the tensors that it works on.
+struct Machine {
+    layout: Layout,
+    config: CodecConfig,
+    peers: usize,
+    /// A pseudo-gradient, or what was decoded.
+    dense: Vec<Vec<f32>>,
+    e: Vec<Vec<f32>>,
+    progress: Progress,
+}
+
+impl Machine {
+    fn new(options: &Options, progress: Progress) -> anyhow::Result<Self> {
+        let layout = layout(options.parameters)?;
+        let config = CodecConfig { top_k: options.top_k, bits: options.bits, error_feedback_decay: 0.95 };
+        let (dense, e) = (layout.zeros(), layout.zeros());
+        Ok(Self { layout, config, peers: options.peers.max(1), dense, e, progress })
+    }
+
+    /// One peer's file of `window`, and the seconds that it took; error feedback goes on.
+    fn compress_once(&mut self, window: usize, peer: u8) -> anyhow::Result<(Bytes, f64)> {
+        fill(&mut self.dense, window as u64, peer.into());
+        let slices: Vec<&[f32]> = self.dense.iter().map(Vec::as_slice).collect();
+        let start = Instant::now();
+        let file = compress(&self.layout, &binding(peer), &self.config, &slices, &mut self.e)?;
+        Ok((file.into(), start.elapsed().as_secs_f64()))
+    }
+
+    /// The first peer's file after some windows, and how long the later ones took.
+    fn compress(&mut self) -> anyhow::Result<(Bytes, f64)> {
+        let (mut file, mut seconds) = (Bytes::new(), Vec::new());
+        for window in 0..WARM_UP + TIMES {
+            self.progress.step("compress");
+            let (bytes, time) = self.compress_once(window, 0)?;
+            file = bytes;
+            seconds.extend((window >= WARM_UP).then_some(time));
+        }
+        Ok((file, median(&mut seconds)))
+    }
+
+    fn open(&self, file: Bytes, peer: u8) -> anyhow::Result<Update> {
+        Ok(Update::parse(file, &self.layout, &self.config, &binding(peer))?)
+    }
+
+    fn decode(&mut self, file: &Bytes) -> anyhow::Result<f64> {
+        let mut seconds = Vec::new();
+        for _ in 0..TIMES {
+            self.progress.step("decode");
+            let start = Instant::now();
+            self.open(file.clone(), 0)?.decode_into(&mut self.dense)?;
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        Ok(median(&mut seconds))
+    }
+
+    /// `first`, and the other peers' updates.
+    fn others(&mut self, first: Update) -> anyhow::Result<Vec<Update>> {
+        let mut updates = vec![first];
+        for peer in 1..self.peers as u8 {
+            self.progress.step("the other peers' updates");
+            self.e.iter_mut().for_each(|tensor| tensor.fill(0.0));
+            let (file, _) = self.compress_once(WARM_UP, peer)?;
+            updates.push(self.open(file, peer)?);
+        }
+        Ok(updates)
+    }
+
+    /// How long a merge takes, and how much memory.
+    fn merge(&mut self, updates: &[Update]) -> anyhow::Result<(f64, u64)> {
+        self.dense = Vec::new();
+        self.e.iter_mut().for_each(|tensor| tensor.fill(0.0));
+        let inputs: u64 = updates.iter().map(|update| update.frame().file_len()).sum();
+        let (before, _) = memory::resident();
+        memory::forget_peak();
+        let (mut seconds, mut delta_bytes) = (Vec::new(), 0);
+        for _ in 0..TIMES {
+            self.progress.step("merge");
+            let start = Instant::now();
+            delta_bytes = merge_once(&self.layout, updates, &mut self.e)?;
+            seconds.push(start.elapsed().as_secs_f64());
+        }
+        let (_, peak) = memory::resident();
+        Ok((median(&mut seconds), (peak.saturating_sub(before) + inputs).saturating_sub(delta_bytes)))
+    }
 }
 
 /// One matrix after the other, as many as it takes.

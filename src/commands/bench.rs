@@ -1,5 +1,6 @@
 //! `brigade bench`: measurements that a user can repeat.
 
+use anyhow::Context as _;
 use brigade_codec::CodeBits;
 
 use crate::bench::codec::{self, Options, Report};
@@ -35,16 +36,13 @@ pub(super) struct Args {
 ///
 /// # Errors
 /// When the codec refuses what it made itself.
-#[expect(clippy::print_stdout, reason = "the answer of the command")]
 pub(super) fn run(action: Action) -> anyhow::Result<()> {
     let Action::Codec(args) = action;
-    let bits = CodeBits::from_number(args.bits).unwrap_or(CodeBits::Two);
+    let bits = CodeBits::from_number(args.bits).context("--bits is 1 to 4")?;
     let options =
         Options { parameters: args.params as usize, peers: args.peers.into(), top_k: args.top_k, bits };
     let report = codec::run(&options)?;
-    let text = if args.json { serde_json::to_string_pretty(&report)? } else { describe(&report) };
-    println!("{text}");
-    Ok(())
+    super::answer(if args.json { serde_json::to_string_pretty(&report)? } else { describe(&report) })
 }
 
 fn describe(report: &Report) -> String {

@@ -24,7 +24,6 @@ pub(super) enum Action {
 ///
 /// # Errors
 /// When the file cannot be written or read.
-#[expect(clippy::print_stdout, reason = "the answer of the command")]
 pub(super) fn run(action: Action) -> anyhow::Result<()> {
     let identity = match action {
         Action::New { out } => {
@@ -34,6 +33,5 @@ pub(super) fn run(action: Action) -> anyhow::Result<()> {
         }
         Action::Show { file } => Identity::load(&file)?,
     };
-    println!("{}", serde_json::json!({ "id": identity.id(), "seal_to": identity.seal_to() }));
-    Ok(())
+    super::answer(serde_json::json!({ "id": identity.id(), "seal_to": identity.seal_to() }))
 }

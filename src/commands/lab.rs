@@ -44,7 +44,6 @@ pub(super) struct Args {
 ///
 /// # Errors
 /// Those of the experiment.
-#[expect(clippy::print_stdout, reason = "the answer of the command")]
 pub(super) fn run(action: Action) -> anyhow::Result<()> {
     let Action::Compression(args) = action;
     anyhow::ensure!(args.peers.iter().all(|peers| *peers > 0), "--peers must be above 0");
@@ -52,12 +51,7 @@ pub(super) fn run(action: Action) -> anyhow::Result<()> {
     let Args { question, data, model, windows, peers, seeds, json, .. } = args;
     let options = Options { data, model, windows, peers, seeds, question, jobs };
     let rows = super::runtime()?.block_on(compression::run(&options))?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&rows)?);
-    } else {
-        println!("{}", table(&rows));
-    }
-    Ok(())
+    super::answer(if json { serde_json::to_string_pretty(&rows)? } else { table(&rows) })
 }
 
 fn table(rows: &[Row]) -> String {

@@ -12,6 +12,10 @@ mod run;
 mod serve;
 mod update;
 
+use std::fmt;
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 /// Strangers train one language model together, with nothing between them but object storage.
@@ -81,6 +85,14 @@ impl Cli {
             Command::Update(action) => update::run(action),
             Command::Serve(args) => serve::run(args),
         }
+    }
+}
+
+/// Prints the answer of a command. Who reads it may stop early, as `head` does.
+fn answer(text: impl fmt::Display) -> anyhow::Result<()> {
+    match writeln!(io::stdout(), "{text}") {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to the standard output"),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::answer;
 use crate::config::{self, Participant, RunSettings};
 use crate::identity::Identity;
 use crate::run::{Run, checkpoint, create};
@@ -30,7 +31,6 @@ pub(super) enum Action {
 ///
 /// # Errors
 /// When settings are wrong or the store fails.
-#[expect(clippy::print_stdout, reason = "the answer of the command")]
 pub(super) fn run(action: Action) -> anyhow::Result<()> {
     super::runtime()?.block_on(async {
         match action {
@@ -41,16 +41,15 @@ pub(super) fn run(action: Action) -> anyhow::Result<()> {
                 let bucket = settings.bucket.open("bucket", folder)?;
                 bucket.probe().await?;
                 let manifest = create::create(&bucket, &settings, &identity).await?;
-                println!("{}", serde_json::json!({ "run_id": manifest.run() }));
+                answer(serde_json::json!({ "run_id": manifest.run() }))
             }
             Action::Download { config, out } => {
                 let settings = Participant::read(&config)?;
                 let run = Run::load(settings.open_run()?, &settings.run_id, settings.poll()).await?;
                 let newest = checkpoint::latest(&run).await?.record;
                 checkpoint::download(&run, &newest, &out).await?;
-                println!("{}", serde_json::json!({ "window": newest.window, "folder": out }));
+                answer(serde_json::json!({ "window": newest.window, "folder": out }))
             }
         }
-        Ok(())
     })
 }

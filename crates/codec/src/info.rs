@@ -2,11 +2,15 @@
 
 use crate::delta::Delta;
 use crate::encode::CodecConfig;
-use crate::error::Result;
+use sha2::{Digest as _, Sha256};
+
+use crate::error::{Error, Result};
+use crate::frame::Frame;
 use crate::header::{self, Binding, DeltaBinding, Kind};
 use crate::layout::Layout;
 use crate::merge::DeltaConfig;
 use crate::quantize::CodeBits;
+use crate::section::Format;
 use crate::update::Update;
 
 /// A file's header. Its hash has been checked, and nothing else.
@@ -39,11 +43,43 @@ impl FileInfo {
     /// Reads the header of an update or a delta.
     ///
     /// # Errors
-    /// [`Error::Magic`](crate::Error::Magic), [`Error::Length`](crate::Error::Length),
-    /// [`Error::Digest`](crate::Error::Digest) or [`Error::Header`](crate::Error::Header).
+    /// [`Error::Magic`], [`Error::Length`], [`Error::Digest`] or [`Error::Header`].
     pub fn read(bytes: &[u8]) -> Result<Self> {
         let (kind, header) = header::read_any(bytes)?;
         header.info(kind == Kind::Delta)
+    }
+
+    /// Checks the length of the file and every section's hash, for which no layout is needed.
+    ///
+    /// # Errors
+    /// [`Error::Length`] and [`Error::Digest`].
+    pub fn verify(&self, bytes: &[u8]) -> Result<()> {
+        let sum: u64 = self.sections.iter().map(|(len, _)| u64::from(*len)).sum();
+        let (expected, actual) = (header::frame_len(self.sections.len()) as u64 + sum, bytes.len() as u64);
+        if actual != expected {
+            return Err(Error::Length { what: "file", expected, actual });
+        }
+        let mut rest = &bytes[header::frame_len(self.sections.len())..];
+        for (i, (len, sha256)) in self.sections.iter().enumerate() {
+            let (section, behind) = rest.split_at(*len as usize);
+            if <[u8; 32]>::from(Sha256::digest(section)) != *sha256 {
+                return Err(Error::Digest { what: format!("section {i}") });
+            }
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    /// Where the file's sections are; `first` are its first [`Frame::len`] bytes.
+    ///
+    /// # Errors
+    /// Those of [`Frame::of_update`].
+    pub fn frame(&self, first: &[u8], layout: &Layout) -> Result<Frame> {
+        let (kind, top_k) = match self.is_delta {
+            false => (Kind::Update, Some(self.top_k)),
+            true => (Kind::Delta, (self.top_k > 0).then_some(self.top_k)),
+        };
+        Frame::read(kind, first, layout, Format { bits: self.bits, top_k }, &self.binding)
     }
 
     /// Reads the whole file as what it says it is, with the layout that it must have been written for.
