@@ -60,6 +60,8 @@ pub struct Report {
     pub decode_params_per_second: f64,
     /// Inner products, weights, mean, quantised delta.
     pub merge_params_per_second: f64,
+    /// Of these the inner products alone.
+    pub gram_params_per_second: f64,
     /// Most memory during a merge, all updates included, beside the delta and its error feedback.
     pub merge_peak_bytes: u64,
     /// The whole file.
@@ -86,7 +88,7 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
     let (stats, relative_mse) = (update.stats()?, relative_mse(&update, &machine.e)?);
     let decode_seconds = machine.decode(&file)?;
     let updates = machine.others(update)?;
-    let (merge_seconds, merge_peak_bytes) = machine.merge(&updates)?;
+    let merged = machine.merge(&updates)?;
     machine.progress.0.finish_and_clear();
     let parameters = machine.layout.num_parameters();
     let rate = |seconds: f64| parameters as f64 / seconds;
@@ -100,8 +102,9 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         compress_params_per_second: rate(compress_seconds),
         compress_share_of_triad: 16.0 * rate(compress_seconds) / triad,
         decode_params_per_second: rate(decode_seconds),
-        merge_params_per_second: rate(merge_seconds),
-        merge_peak_bytes,
+        merge_params_per_second: rate(merged.seconds),
+        gram_params_per_second: rate(merged.gram_seconds),
+        merge_peak_bytes: merged.peak_bytes,
         bits_per_kept_value: stats.bits_per_kept(),
         bound_bits_per_kept_value: stats.bound_bits() / stats.kept as f64,
         ratio_fp32: stats.compression(),
@@ -191,21 +194,25 @@ impl Machine {
     }
 
     /// How long a merge takes, and how much memory.
-    fn merge(&mut self, updates: &[Update]) -> anyhow::Result<(f64, u64)> {
+    fn merge(&mut self, updates: &[Update]) -> anyhow::Result<Merged> {
         self.dense = Vec::new();
         self.e.iter_mut().for_each(|tensor| tensor.fill(0.0));
         let inputs: u64 = updates.iter().map(|update| update.frame().file_len()).sum();
         let (before, _) = memory::resident();
         memory::forget_peak();
-        let (mut seconds, mut delta_bytes) = (Vec::new(), 0);
+        let (mut seconds, mut gram_seconds, mut delta_bytes) = (Vec::new(), Vec::new(), 0);
+        let all: Vec<&Update> = updates.iter().collect();
         for _ in 0..TIMES {
             self.progress.step("merge");
             let start = Instant::now();
-            delta_bytes = merge_once(&self.layout, updates, &mut self.e)?;
+            let products = gram(&all)?;
+            gram_seconds.push(start.elapsed().as_secs_f64());
+            delta_bytes = join(&self.layout, updates, &products, &mut self.e)?;
             seconds.push(start.elapsed().as_secs_f64());
         }
         let (_, peak) = memory::resident();
-        Ok((median(&mut seconds), (peak.saturating_sub(before) + inputs).saturating_sub(delta_bytes)))
+        let peak_bytes = (peak.saturating_sub(before) + inputs).saturating_sub(delta_bytes);
+        Ok(Merged { seconds: median(&mut seconds), gram_seconds: median(&mut gram_seconds), peak_bytes })
     }
 }
 
@@ -221,10 +228,15 @@ fn binding(peer: u8) -> Binding {
     Binding { run: [1; 32], window: 7, peer: [peer; 32], start_state_root: [3; 32] }
 }
 
-/// What an aggregator does with a window's updates; returns the size of the delta.
-fn merge_once(layout: &Layout, updates: &[Update], e: &mut [Vec<f32>]) -> anyhow::Result<u64> {
-    let all: Vec<&Update> = updates.iter().collect();
-    let products = gram(&all)?;
+/// How long a merge took, and how much memory.
+struct Merged {
+    seconds: f64,
+    gram_seconds: f64,
+    peak_bytes: u64,
+}
+
+/// What an aggregator does with a window's updates and their inner products; returns the size of the delta.
+fn join(layout: &Layout, updates: &[Update], products: &[f64], e: &mut [Vec<f32>]) -> anyhow::Result<u64> {
     let g = updates.len();
     let norms: Vec<f64> = (0..g).map(|i| products[i * g + i].sqrt()).collect();
     let mut sorted = norms.clone();
