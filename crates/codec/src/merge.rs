@@ -20,8 +20,8 @@ const MAX_COEFFICIENT: f32 = (1_u64 << 32) as f32;
 /// How a run's deltas are coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeltaConfig {
-    /// How a value is coded. One bit is the default: with error feedback it trains no worse than two, and is smaller
-    /// (`docs/benchmarks.md`).
+    /// How a value is coded. Two is the default: one bit is smaller and ends better in short runs, but in long ones not
+    /// always (`docs/benchmarks.md`).
     pub bits: CodeBits,
     /// Values kept in a chunk of 4096, as in an update; `None` keeps every coordinate that an update with a
     /// coefficient has kept.
@@ -30,7 +30,7 @@ pub struct DeltaConfig {
 
 impl Default for DeltaConfig {
     fn default() -> Self {
-        Self { bits: CodeBits::One, top_k: None }
+        Self { bits: CodeBits::Two, top_k: None }
     }
 }
 

@@ -174,7 +174,7 @@ pub struct Outer {
 
 impl Default for Outer {
     fn default() -> Self {
-        Self { learning_rate: 1.0, delta_bits: 1, delta_top_k: 0, clip_to_median_norm: true }
+        Self { learning_rate: 1.0, delta_bits: 2, delta_top_k: 0, clip_to_median_norm: true }
     }
 }
 
