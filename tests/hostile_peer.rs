@@ -9,7 +9,8 @@ use brigade::identity::Identity;
 use brigade::run::{Run, lobby};
 use brigade_bucket::Bucket;
 use brigade_bucket::keys::{PeerFile, PeerKey, RunKey};
-use brigade_protocol::{Digest, Envelope, ObjectPin, Open, Reason, Receipt, Role, Signed};
+use brigade_codec::{Frame, compress};
+use brigade_protocol::{Digest, Envelope, FilePin, Open, Reason, Receipt, Role, Signed};
 use bytes::Bytes;
 use support::stores::Store;
 use support::{Terms, World};
@@ -45,6 +46,14 @@ impl Liar {
         PeerKey::new(self.run.id(), window, file).to_string()
     }
 
+    /// The update of somebody who has learned nothing.
+    fn zeros(&self, open: &Open) -> Vec<u8> {
+        let (layout, binding) = (self.run.layout(), self.run.binding(open, &self.identity.id()));
+        let delta = layout.zeros();
+        let delta: Vec<&[f32]> = delta.iter().map(Vec::as_slice).collect();
+        compress(layout, &binding, &self.run.codec(), &delta, &mut layout.zeros()).unwrap()
+    }
+
     /// A receipt that is honest about `update`.
     fn receipt(&self, open: &Signed<Open>, update: &[u8]) -> Receipt {
         Receipt {
@@ -52,10 +61,11 @@ impl Liar {
             window: open.record.window,
             open: open.digest,
             start_state_root: open.record.state_root,
-            update: ObjectPin {
+            update: FilePin {
                 key: self.key(open.record.window, PeerFile::Update),
                 size: update.len() as u64,
                 sha256: Digest::of(update),
+                frame: Digest(Frame::digest_in(update, self.run.layout()).unwrap_or_default()),
             },
             inner_steps: 2,
             tokens: 128,
@@ -82,6 +92,7 @@ async fn each_lie_is_refused_by_its_name_and_the_run_goes_on() {
         Reason::TooLarge,
         Reason::Unavailable,
         Reason::Unavailable,
+        Reason::Unavailable,
         Reason::WrongStart,
         Reason::WrongWindow,
         Reason::BadReceipt,
@@ -98,29 +109,34 @@ async fn each_lie_is_refused_by_its_name_and_the_run_goes_on() {
     world.start_all(&["aggregator", "validator", "miner-0"]);
     for (window, lie) in (0_u64..).zip(0..lies.len()) {
         let open = liar.open(window).await;
-        let update = vec![0xA5; 1000];
+        let update = if lie == 2 { liar.zeros(&open.record) } else { vec![0xA5; 1000] };
         let honest = liar.receipt(&open, &update);
         liar.put(window, PeerFile::Update, update).await;
         match lie {
             0 => liar.put_signed(window, honest, &liar.identity).await,
             1 => {
-                let update = ObjectPin { size: 1 << 40, ..honest.update.clone() };
+                let update = FilePin { size: 1 << 40, ..honest.update.clone() };
                 liar.put_signed(window, Receipt { update, ..honest }, &liar.identity).await;
             }
+            // The update itself is in order.
             2 => {
-                let update = ObjectPin { sha256: Digest([7; 32]), ..honest.update.clone() };
+                let update = FilePin { frame: Digest([7; 32]), ..honest.update.clone() };
                 liar.put_signed(window, Receipt { update, ..honest }, &liar.identity).await;
             }
             3 => {
+                let update = FilePin { sha256: Digest([7; 32]), ..honest.update.clone() };
+                liar.put_signed(window, Receipt { update, ..honest }, &liar.identity).await;
+            }
+            4 => {
                 liar.own.delete(&liar.key(window, PeerFile::Update)).await.unwrap();
                 liar.put_signed(window, honest, &liar.identity).await;
             }
-            4 => {
+            5 => {
                 let start_state_root = Digest([7; 32]);
                 liar.put_signed(window, Receipt { start_state_root, ..honest }, &liar.identity).await;
             }
-            5 => liar.put_signed(window, Receipt { window: window + 1, ..honest }, &liar.identity).await,
-            6 => liar.put(window, PeerFile::Receipt, vec![b'['; 4000]).await,
+            6 => liar.put_signed(window, Receipt { window: window + 1, ..honest }, &liar.identity).await,
+            7 => liar.put(window, PeerFile::Receipt, vec![b'['; 4000]).await,
             _ => liar.put_signed(window, honest, &stranger).await,
         }
     }

@@ -10,7 +10,7 @@ use brigade_fuzz::input::{
 };
 use brigade_fuzz::records::{self, OPEN, UPDATE_KEY};
 use brigade_protocol::{
-    Compression, Digest, FORMAT_VERSION, Manifest, ModelConfig, ObjectPin, Official, Outer, PeerId, Receipt,
+    Compression, Digest, FORMAT_VERSION, FilePin, Manifest, ModelConfig, Official, Outer, PeerId, Receipt,
     Record, Scoring, Timestamp, Training, Validator, Windows,
 };
 
@@ -96,7 +96,7 @@ fn receipt() -> Receipt {
         window: OPEN.record.window,
         open: OPEN.digest,
         start_state_root: OPEN.record.state_root,
-        update: ObjectPin { key: UPDATE_KEY.into(), size: 657, sha256: Digest([6; 32]) },
+        update: FilePin { key: UPDATE_KEY.into(), size: 657, sha256: Digest([6; 32]), frame: Digest([9; 32]) },
         inner_steps: 30,
         tokens: 11_796_480,
         train_loss: 3.25,

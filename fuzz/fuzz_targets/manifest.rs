@@ -5,7 +5,7 @@ use brigade_codec::{CodeBits, CodecConfig, Layout};
 use brigade_fuzz::records;
 use brigade_protocol::merge::{Candidate, exclusions, shares};
 use brigade_protocol::{
-    Cutoff, Digest, Exclusion, Improvement, Manifest, ModelConfig, ObjectPin, PeerId, PeerScore, Pinned,
+    Cutoff, Digest, Exclusion, FilePin, Improvement, Manifest, ModelConfig, PeerId, PeerScore, Pinned,
     Reason, Scores, Signed, Timestamp, Training,
 };
 use libfuzzer_sys::fuzz_target;
@@ -89,7 +89,7 @@ fn check_windows(manifest: &Manifest) {
 /// Where all validators say the same, their stakes must not matter.
 fn check_votes(manifest: &Manifest) {
     let (peer, zero) = (PeerId([1; 32]), Digest([0; 32]));
-    let pin = ObjectPin { key: "u".into(), size: 1, sha256: zero };
+    let pin = FilePin { key: "u".into(), size: 1, sha256: zero, frame: zero };
     let pinned = Pinned { peer, update: pin, etag: String::new(), receipt: zero, received_at: Timestamp(0) };
     let cutoff = Cutoff {
         run: zero,

@@ -20,7 +20,7 @@ use anyhow::Context as _;
 use brigade_bucket::keys::{DataFile, RunKey};
 use brigade_bucket::{Bucket, Creation, Pin, PollPolicy};
 use brigade_codec::{
-    Binding, CodeBits, CodecConfig, Delta, DeltaBinding, DeltaConfig, Layout, max_delta_bytes,
+    Binding, CodeBits, CodecConfig, Delta, DeltaBinding, DeltaConfig, Frame, Layout, max_delta_bytes,
 };
 use brigade_protocol::checks::expect_digest;
 use brigade_protocol::{
@@ -268,8 +268,9 @@ impl Run {
         let Some(pin) = &close.delta else { return Ok(None) };
         let most = max_delta_bytes(self.layout(), &self.delta_codec());
         anyhow::ensure!(pin.size <= most, "the delta has {} bytes, at most {most} make sense", pin.size);
-        let bytes = self.pinned(pin).await?;
+        let bytes = self.pinned(&pin.object()).await?;
         let delta = Delta::parse(bytes, self.layout(), &self.delta_codec(), &self.delta_binding(open))?;
+        expect_digest("the delta's header", pin.frame, Digest(delta.frame().digest()))?;
         Ok(Some(delta))
     }
 
@@ -283,6 +284,14 @@ impl Run {
         expect_digest("data/dataset.json", self.manifest().dataset, Digest::of(&object.bytes))?;
         Ok(DatasetIndex::from_json(&object.bytes)?)
     }
+}
+
+/// What a [pin](brigade_protocol::FilePin) says of a file that this program has made itself.
+pub(crate) fn frame_digest(file: &[u8], layout: &Layout) -> Digest {
+    Digest(
+        Frame::digest_in(file, layout)
+            .expect("a file is no shorter than what stands in front of its sections"),
+    )
 }
 
 fn code_bits(bits: u32) -> CodeBits {

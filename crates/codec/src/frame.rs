@@ -94,6 +94,13 @@ impl Frame {
         Ok(Self { layout: layout.clone(), format, digest, sections })
     }
 
+    /// What [`digest`](Self::digest) of a file for `layout` is, from its bytes and without any check; `None` if there are
+    /// too few.
+    pub fn digest_in(file: &[u8], layout: &Layout) -> Option<[u8; 32]> {
+        let frame = file.get(..header::frame_len(layout.num_sections()))?;
+        frame.last_chunk().copied()
+    }
+
     /// SHA-256 that stands in front of the first section: it covers the header and with it the hash of every section.
     pub fn digest(&self) -> [u8; 32] {
         self.digest

@@ -74,7 +74,7 @@ pub fn expect_digest(what: &'static str, expected: Digest, found: Digest) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ObjectPin, SigningKey};
+    use crate::{FilePin, SigningKey};
 
     fn open() -> Signed<Open> {
         let open = Open {
@@ -97,7 +97,7 @@ mod tests {
             window: 7,
             open: open.digest,
             start_state_root: open.record.state_root,
-            update: ObjectPin { key: "u".into(), size: 100, sha256: Digest([5; 32]) },
+            update: FilePin { key: "u".into(), size: 100, sha256: Digest([5; 32]), frame: Digest([8; 32]) },
             inner_steps: 1,
             tokens: 1,
             train_loss: 1.0,

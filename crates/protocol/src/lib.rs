@@ -45,8 +45,8 @@ pub use manifest::{
 pub use model::{ModelConfig, TensorSpec};
 pub use parameters::Parameters;
 pub use records::{
-    Checkpoint, Close, Cutoff, Evaluation, Exclusion, Improvement, Join, Member, ObjectPin, Open, PeerScore,
-    Pinned, Reason, Receipt, Role, Roster, Scores, Share, Verdict,
+    Checkpoint, Close, Cutoff, Evaluation, Exclusion, FilePin, Improvement, Join, Member, ObjectPin, Open,
+    PeerScore, Pinned, Reason, Receipt, Role, Roster, Scores, Share, Verdict,
 };
 pub use roster::Applicant;
 pub use time::Timestamp;

@@ -86,7 +86,7 @@ pub fn shares(manifest: &Manifest, candidates: &[Candidate]) -> Vec<Share> {
 mod tests {
     use super::*;
     use crate::fixtures;
-    use crate::{Digest, Envelope, Improvement, ObjectPin, PeerScore, Pinned, SigningKey, Timestamp};
+    use crate::{Digest, Envelope, FilePin, Improvement, PeerScore, Pinned, SigningKey, Timestamp};
 
     fn peer(n: u8) -> PeerId {
         PeerId([n; 32])
@@ -95,7 +95,7 @@ mod tests {
     fn cutoff(peers: &[u8]) -> Cutoff {
         let pinned = |n: &u8| Pinned {
             peer: peer(*n),
-            update: ObjectPin { key: "u".into(), size: 1, sha256: Digest([0; 32]) },
+            update: FilePin { key: "u".into(), size: 1, sha256: Digest([0; 32]), frame: Digest([0; 32]) },
             etag: "e".into(),
             receipt: Digest([0; 32]),
             received_at: Timestamp(0),

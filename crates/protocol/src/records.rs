@@ -125,6 +125,29 @@ pub struct ObjectPin {
     pub sha256: Digest,
 }
 
+/// An update or a delta that is fixed by its content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FilePin {
+    /// Key, relative to the bucket's prefix.
+    pub key: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// SHA-256 of the content.
+    pub sha256: Digest,
+    /// SHA-256 of the file's header, as it stands in front of the first section. The header has every section's hash, so
+    /// who fetches only some of them can check those.
+    pub frame: Digest,
+}
+
+impl FilePin {
+    /// The object that the file is.
+    pub fn object(&self) -> ObjectPin {
+        let Self { key, size, sha256, .. } = self;
+        ObjectPin { key: key.clone(), size: *size, sha256: *sha256 }
+    }
+}
+
 /// `{run}/windows/{w}/receipt.json` in a miner's bucket: written after the update; its time decides.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -138,7 +161,7 @@ pub struct Receipt {
     /// State root of the θ that training started from.
     pub start_state_root: Digest,
     /// The update.
-    pub update: ObjectPin,
+    pub update: FilePin,
     /// Inner steps done.
     pub inner_steps: u32,
     /// Tokens trained.
@@ -209,7 +232,7 @@ pub struct Pinned {
     /// The peer.
     pub peer: PeerId,
     /// The update in the peer's bucket.
-    pub update: ObjectPin,
+    pub update: FilePin,
     /// Its ETag there when it was mirrored.
     pub etag: String,
     /// Digest of the receipt.
@@ -369,7 +392,7 @@ pub struct Close {
     /// Digest of the verdict record.
     pub verdict: Digest,
     /// The delta; `None` when nothing was merged and θ stays.
-    pub delta: Option<ObjectPin>,
+    pub delta: Option<FilePin>,
     /// What was merged, ordered by peer.
     pub accepted: Vec<Share>,
     /// Everybody on the roster whose update was not merged, and why, ordered by peer.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use brigade_bucket::keys::{PeerFile, PeerKey, RunKey};
 use brigade_bucket::{Bucket, BucketError, Creation, Pin};
 use brigade_codec::{Update, max_update_bytes};
-use brigade_protocol::checks::Expected;
+use brigade_protocol::checks::{Expected, expect_digest};
 use brigade_protocol::{
-    Exclusion, Join, Member, Open, PeerId, Pinned, Reason, Receipt, Record as _, Signed, Timestamp,
+    Digest, Exclusion, Join, Member, Open, PeerId, Pinned, Reason, Receipt, Record as _, Signed, Timestamp,
 };
 use bytes::Bytes;
 
@@ -134,8 +134,11 @@ impl Aggregator {
         let update = bucket.get_pinned(&promised.key, &pin).await.map_err(unavailable)?;
         let binding = self.run.binding(&open.record, &peer);
         let (layout, codec, bytes) = (self.run.layout(), self.run.codec(), update.clone());
-        tokio::task::block_in_place(|| Update::parse(bytes, layout, &codec, &binding))
+        let parsed = tokio::task::block_in_place(|| Update::parse(bytes, layout, &codec, &binding))
             .map_err(|error| Refusal::Now(Exclusion::new(peer, Reason::Malformed, error)))?;
+        // Readers of a part of the update rely on it.
+        expect_digest("the update's header", promised.frame, Digest(parsed.frame().digest()))
+            .map_err(|error| Refusal::Now(Exclusion::new(peer, Reason::Unavailable, error)))?;
         Ok(Some(Fetched { receipt, receipt_bytes: object.bytes, received_at, update, etag }))
     }
 

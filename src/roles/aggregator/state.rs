@@ -8,13 +8,13 @@ use brigade_bucket::Pin;
 use brigade_bucket::keys::RunKey;
 use brigade_codec::{Delta, Update};
 use brigade_protocol::checks::expect_digest;
-use brigade_protocol::{Close, Cutoff, Digest, ObjectPin, Open, Parameters, PeerId, Share, Signed, Verdict};
+use brigade_protocol::{Close, Cutoff, Digest, FilePin, Open, Parameters, PeerId, Share, Signed, Verdict};
 use bytes::Bytes;
 
 use super::Aggregator;
 use crate::events::Event;
 use crate::run::replica::Replica;
-use crate::run::{Run, checkpoint, is_transient};
+use crate::run::{Run, checkpoint, frame_digest, is_transient};
 
 /// What the aggregator holds between windows. All of it can be made again from the run's bucket.
 pub(super) struct State {
@@ -152,13 +152,14 @@ impl Aggregator {
     }
 
     /// Writes the delta. It follows from the verdict, so one that is there already must be the same.
-    async fn publish_delta(&self, window: u64, bytes: Vec<u8>) -> anyhow::Result<ObjectPin> {
+    async fn publish_delta(&self, window: u64, bytes: Vec<u8>) -> anyhow::Result<FilePin> {
         let key = RunKey::Delta(window).to_string();
-        let pin = ObjectPin { key, size: bytes.len() as u64, sha256: Digest::of(&bytes) };
+        let (size, sha256) = (bytes.len() as u64, Digest::of(&bytes));
+        let pin = FilePin { key, size, sha256, frame: frame_digest(&bytes, self.run.layout()) };
         self.fence.check().await?;
         let created = self.run.bucket().create(&pin.key, Bytes::from(bytes)).await?;
         if !created.is_created()
-            && let Err(error) = self.run.pinned(&pin).await
+            && let Err(error) = self.run.pinned(&pin.object()).await
         {
             let faulty = "another delta lies there than the verdict leads to; an aggregator's hardware or program is faulty";
             return Err(if is_transient(&error) { error } else { error.context(faulty) });

@@ -3,12 +3,13 @@
 use anyhow::Context as _;
 use brigade_bucket::keys::{PeerFile, PeerKey};
 use brigade_codec::Update;
-use brigade_protocol::{Digest, Envelope, ObjectPin, Open, Parameters, Receipt, Record as _, Signed};
+use brigade_protocol::{Digest, Envelope, FilePin, Open, Parameters, Receipt, Record as _, Signed};
 use bytes::Bytes;
 
 use super::state::PeerState;
 use super::train::Trained;
 use super::{Miner, is_merged};
+use crate::run::frame_digest;
 
 impl Miner {
     /// Folds the pseudo-gradient into error feedback and takes the update out of it (SparseLoCo, arXiv 2508.15706).
@@ -36,10 +37,11 @@ impl Miner {
             window,
             open: open.digest,
             start_state_root: open.record.state_root,
-            update: ObjectPin {
+            update: FilePin {
                 key: PeerKey::new(self.run.id(), window, PeerFile::Update).to_string(),
                 size: update.len() as u64,
                 sha256: Digest::of(&update),
+                frame: frame_digest(&update, self.run.layout()),
             },
             inner_steps: self.run.manifest().training.inner_steps,
             tokens: trained.tokens,
