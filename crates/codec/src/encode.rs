@@ -12,7 +12,7 @@ use crate::simd::Simd;
 use crate::topk::TopK;
 
 /// Largest magnitude of an input. Far above anything that trains, far below what could overflow on the way.
-pub(crate) const MAX_MAGNITUDE: f32 = (1_u64 << 60) as f32;
+pub const MAX_MAGNITUDE: f32 = (1_u64 << 60) as f32;
 
 /// How updates of a run are compressed. Every peer of a run has the same.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -62,8 +62,8 @@ impl Tensor {
         self.first_chunk..self.first_chunk + self.chunks
     }
 
-    /// Whether the tensor is a matrix cut into tiles.
-    fn columns(&self) -> Option<usize> {
+    /// Columns of a matrix that is cut into tiles; `None` for one long run.
+    pub fn columns(&self) -> Option<usize> {
         match self.shape[..] {
             [_, columns] if columns <= MAX_COLUMNS => Some(columns),
             _ => None,
@@ -219,8 +219,8 @@ impl Layout {
     }
 
     /// The tensors of section `section`, each with the flat indices of its elements there: always one stretch, because a
-    /// section ends with a row of tiles.
-    pub(crate) fn pieces(&self, section: usize) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
+    /// section ends with a row of tiles. Together with the tile's size that says which chunks there are, row after row.
+    pub fn pieces(&self, section: usize) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
         let range = self.sections[section]..self.sections[section + 1];
         let first = self.tensors.partition_point(|t| t.first_chunk <= range.start) - 1;
         self.tensors[first..].iter().enumerate().map_while(move |(i, tensor)| {

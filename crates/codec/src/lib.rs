@@ -26,10 +26,12 @@
 //! | `gram` | inner products of updates, straight from the sparse codes: [`gram()`] |
 //! | `bound` | how long a file may be, before a byte of it is read |
 //! | `info` | what a file says of itself: [`FileInfo`] |
+//! | [`device`] | for compressors on other kinds of processors |
 //! | `stats` | where a file's bits went, against the entropy bound: [`Stats`] |
 
 mod bound;
 mod delta;
+pub mod device;
 mod encode;
 mod error;
 mod frame;

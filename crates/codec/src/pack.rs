@@ -76,6 +76,21 @@ impl Packer {
         self.levels = (bits.levels() == 1).then(|| (Fit::ONE_LEVEL, Levels::new(bits, 0)));
     }
 
+    /// As [`begin`](Self::begin), for a section whose chunks come with codes of these levels.
+    pub(crate) fn begin_coded(&mut self, fit: Fit, levels: Levels) {
+        self.begin();
+        self.levels = Some((fit, levels));
+    }
+
+    /// Appends a chunk that is quantised already.
+    pub(crate) fn push_coded(&mut self, chunk: &Chunk, positions: &[u16], codes: &[u8], scale: u16) {
+        self.positions.extend_from_slice(positions);
+        self.ends.push(self.positions.len());
+        self.elements += chunk.len as u64;
+        self.codes.extend_from_slice(codes);
+        self.scales.push(scale);
+    }
+
     /// Appends a chunk: its values, at increasing positions.
     ///
     /// `decoded` gets each chunk whose levels are now known, with its positions and the values that a reader will see. A

@@ -107,6 +107,11 @@ impl Levels {
         Self { ratios: std::array::from_fn(ratio), count: bits.levels(), step }
     }
 
+    /// One for each level.
+    pub(crate) fn ratios(&self) -> &[f32] {
+        &self.ratios[..self.count]
+    }
+
     /// The magnitudes of a chunk with scale `code`, one f32 multiplication each: all zero for code 0.
     pub(crate) fn magnitudes(&self, code: u16) -> [f32; MAX_LEVELS] {
         let scale = scale_value(code);
@@ -176,7 +181,7 @@ impl Ruler {
 }
 
 /// The scale that `code` (1 to [`MAX_SCALE_CODE`]) stands for: 2^(-96 + (code - 1)/16), and 0 for code 0.
-pub(crate) fn scale_value(code: u16) -> f32 {
+pub fn scale_value(code: u16) -> f32 {
     let Some(code) = code.checked_sub(1) else { return 0.0 };
     let exponent = MIN_EXPONENT + i32::from(code / PER_OCTAVE);
     // A power of two is exact and so is the product.
@@ -185,7 +190,7 @@ pub(crate) fn scale_value(code: u16) -> f32 {
 }
 
 /// Code of the scale nearest to `scale` by ratio: 0 below the range, the last code above it.
-fn nearest_scale(scale: f64) -> u16 {
+pub(crate) fn nearest_scale(scale: f64) -> u16 {
     if scale.is_nan() || scale < f64::from(scale_value(1)) {
         return 0;
     }

@@ -9,6 +9,9 @@ pub enum Error {
     /// The model's configuration is one that no model can have.
     #[error(transparent)]
     Model(#[from] brigade_protocol::Error),
+    /// A pseudo-gradient could not be compressed.
+    #[error(transparent)]
+    Codec(#[from] brigade_codec::Error),
     /// An operation of libtorch failed.
     #[error("libtorch: {}", first_line(.0))]
     Torch(#[from] TchError),

@@ -4,11 +4,13 @@
 //!   form of `model/`, which is `transformers`' `LlamaForCausalLM` to the last rounding.
 //! - [`TokenBatch`]: token ids, checked before libtorch sees them.
 //! - [`AdamWConfig`], [`DeviceChoice`], [`ComputeDtype`], [`GenerateOptions`]: what a trainer is told.
+//! - [`compress`]: a pseudo-gradient to an update file, on the device where it is.
 //!
 //! A [`Trainer`] may move between threads but is not shared by them. No call panics on bad input: exceptions of
 //! libtorch come back as [`Error`].
 
 mod batch;
+mod compress;
 mod device;
 mod error;
 mod generate;
@@ -17,6 +19,7 @@ mod optimizer;
 mod trainer;
 
 pub use batch::TokenBatch;
+pub use compress::compress;
 pub use device::{ComputeDtype, DeviceChoice};
 pub use error::{Error, Result};
 pub use generate::GenerateOptions;

@@ -1,0 +1,111 @@
+//! The same bytes and the same error feedback as the codec's own compressor, on every device that is there.
+#![allow(clippy::unwrap_used)]
+
+use brigade_codec::{Binding, CodeBits, CodecConfig, Layout, Update};
+use brigade_trainer::{Error, compress};
+use tch::{Device, Kind, Tensor};
+
+const BINDING: Binding = Binding { run: [1; 32], window: 7, peer: [2; 32], start_state_root: [3; 32] };
+
+/// Whole tiles, ragged ones on each side and in the corner, runs, a scalar, sections of one tensor and of several.
+fn layout() -> Layout {
+    let shapes: [&[usize]; 9] = [
+        &[128, 192],
+        &[70, 130],
+        &[5, 7],
+        &[64, 3],
+        &[3, 64],
+        &[4096 * 2 + 9],
+        &[],
+        &[2, 3, 50],
+        &[2200, 2000],
+    ];
+    Layout::new(shapes.iter().enumerate().map(|(i, shape)| (format!("t{i}"), shape.to_vec()))).unwrap()
+}
+
+/// Values with heavy tails whose size differs from tile to tile; many are equal, some are zero of either sign.
+fn values(layout: &Layout, seed: u32) -> Vec<Vec<f32>> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let x = (state as i32 >> 24) as f32 / 64.0;
+        x * x * x * [1e-3, 1e-7, 0.0, 1e-30][(state >> 3) as usize % 4]
+    };
+    layout.tensors().iter().map(|tensor| (0..tensor.len()).map(|_| next()).collect()).collect()
+}
+
+fn devices() -> Vec<Device> {
+    let cuda = (0..tch::Cuda::device_count().min(1)).map(|index| Device::Cuda(index as usize));
+    [Device::Cpu].into_iter().chain(cuda).collect()
+}
+
+fn tensors(layout: &Layout, values: &[Vec<f32>], device: Device) -> Vec<Tensor> {
+    let shape = |tensor: &brigade_codec::Tensor| tensor.shape().iter().map(|&d| d as i64).collect::<Vec<_>>();
+    let tensors = layout.tensors().iter().zip(values);
+    tensors.map(|(of, values)| Tensor::from_slice(values).view(&shape(of)[..]).to_device(device)).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn the_bytes_are_those_of_the_codec() {
+    let layout = layout();
+    for device in devices() {
+        for (bits_of_code, top_k) in [(1, 64), (2, 64), (3, 200), (4, 7), (2, 4096)] {
+            let bits_of_code = CodeBits::from_number(bits_of_code).unwrap();
+            let config = CodecConfig { top_k, bits: bits_of_code, error_feedback_decay: 0.95 };
+            let mut e = values(&layout, 5);
+            let mut e_there = tensors(&layout, &e, device);
+            // The second time error feedback is what the first has left.
+            for window in 0..2 {
+                let delta = values(&layout, 100 + window);
+                let slices: Vec<&[f32]> = delta.iter().map(Vec::as_slice).collect();
+                let expected = brigade_codec::compress(&layout, &BINDING, &config, &slices, &mut e).unwrap();
+                let delta = tensors(&layout, &delta, device);
+                let found = compress(&layout, &BINDING, &config, &delta, &mut e_there).unwrap();
+                assert!(found == expected, "{device:?}, {config:?}, window {window}");
+                Update::parse(found, &layout, &config, &BINDING).unwrap();
+                for (i, (there, here)) in e_there.iter().zip(&e).enumerate() {
+                    let there = Vec::<f32>::try_from(there.to_device(Device::Cpu).view([-1])).unwrap();
+                    assert!(
+                        bits(&there) == bits(here),
+                        "{device:?}, {config:?}: error feedback of tensor {i}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_compressed_is_named() {
+    let layout = layout();
+    let config = CodecConfig { top_k: 64, bits: CodeBits::One, error_feedback_decay: 0.95 };
+    for device in devices() {
+        for bad in [f32::NAN, f32::INFINITY, -2e18] {
+            let mut delta = values(&layout, 1);
+            delta[1][4321] = bad;
+            let mut e = tensors(&layout, &layout.zeros(), device);
+            let error =
+                compress(&layout, &BINDING, &config, &tensors(&layout, &delta, device), &mut e).unwrap_err();
+            let Error::Codec(brigade_codec::Error::Value { tensor: 1, index: 4321, value, .. }) = error
+            else {
+                panic!("{error}")
+            };
+            assert!(value.to_bits() == bad.to_bits() || value.is_nan() && bad.is_nan());
+        }
+        let zeros = tensors(&layout, &layout.zeros(), device);
+        let with = |change: &dyn Fn(&mut Vec<Tensor>)| {
+            let mut delta = zeros.iter().map(Tensor::copy).collect();
+            change(&mut delta);
+            let mut e: Vec<Tensor> = zeros.iter().map(Tensor::copy).collect();
+            compress(&layout, &BINDING, &config, &delta, &mut e).unwrap_err()
+        };
+        assert!(matches!(with(&|delta| drop(delta.pop())), Error::TensorCount { .. }));
+        assert!(matches!(with(&|delta| delta[1] = delta[0].copy()), Error::TensorLength { .. }));
+        assert!(matches!(with(&|delta| delta[0] = delta[0].to_kind(Kind::Half)), Error::Setting { .. }));
+        assert!(matches!(with(&|delta| delta[0] = delta[0].view([192, 128]).tr()), Error::Setting { .. }));
+    }
+}
