@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 
 /// Lanes of a sum.
 const LANES: i64 = 8;
+/// Chunks whose magnitudes come to the host together, for the levels to be fitted.
+const FETCHED: usize = 128;
 /// Rounds of "nearest level, then least squares" that fit a chunk's scale.
 const ROUNDS: usize = 2;
 
@@ -263,13 +265,20 @@ fn fit(config: &CodecConfig, groups: &[Group]) -> Result<SectionLevels> {
         chunks.extend(group.numbers.iter().enumerate().map(|(row, &number)| (number, of, row)));
     }
     chunks.sort_unstable();
+    let mut fetched: Vec<Vec<f32>> = vec![Vec::new(); groups.len()];
     for (_, of, row) in chunks {
         if fit.is_known() {
             break;
         }
-        let group = &groups[of];
-        let magnitudes = Vec::<f32>::try_from(group.magnitudes.f_select(0, row as i64)?)?;
-        fit.add(&magnitudes, group.means[row]);
+        let (group, fetched) = (&groups[of], &mut fetched[of]);
+        let k = group.magnitudes.size()[1] as usize;
+        if row * k == fetched.len() {
+            // Many rows in one go: each is a wait for the device. A group's chunks come in the order of its rows.
+            let rows = FETCHED.min(group.numbers.len() - row);
+            let next = group.magnitudes.f_narrow(0, row as i64, rows as i64)?.f_reshape([-1])?;
+            fetched.extend(Vec::<f32>::try_from(next)?);
+        }
+        fit.add(&fetched[row * k..(row + 1) * k], group.means[row]);
     }
     Ok(fit.finish())
 }
