@@ -180,7 +180,7 @@ impl Ruler {
     }
 }
 
-/// The scale that `code` (1 to [`MAX_SCALE_CODE`]) stands for: 2^(-96 + (code - 1)/16), and 0 for code 0.
+/// The scale that `code` (1 to 2048) stands for: 2^(-96 + (code - 1)/16), and 0 for code 0.
 pub fn scale_value(code: u16) -> f32 {
     let Some(code) = code.checked_sub(1) else { return 0.0 };
     let exponent = MIN_EXPONENT + i32::from(code / PER_OCTAVE);
