@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use sha2::{Digest as _, Sha256};
-
 use crate::encode::CodecConfig;
 use crate::error::{Error, Result};
 use crate::header::{self, Binding, DeltaBinding, Kind};
@@ -149,10 +147,7 @@ impl Frame {
 
     /// Checks the hash of a section's bytes.
     pub(crate) fn check(&self, section: usize, bytes: &[u8]) -> Result<()> {
-        if <[u8; 32]>::from(Sha256::digest(bytes)) == self.sections[section].sha256 {
-            return Ok(());
-        }
-        Err(Error::Digest { what: format!("section {section}") })
+        header::check_section(section, &self.sections[section].sha256, bytes)
     }
 
     /// Decodes a section, chunk by chunk.

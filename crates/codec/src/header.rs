@@ -166,6 +166,14 @@ fn sha256(bytes: &[u8]) -> [u8; DIGEST] {
     Sha256::digest(bytes).into()
 }
 
+/// Checks the hash of a section's bytes.
+pub(crate) fn check_section(section: usize, expected: &[u8; DIGEST], bytes: &[u8]) -> Result<()> {
+    if sha256(bytes) == *expected {
+        return Ok(());
+    }
+    Err(Error::Digest { what: format!("section {section}") })
+}
+
 /// Bytes of a header with `sections` entries.
 fn header_len(sections: usize) -> usize {
     // run, window, peer, start state root, layout, top_k, bits, number of sections; then the sections.

@@ -2,8 +2,6 @@
 
 use crate::delta::Delta;
 use crate::encode::CodecConfig;
-use sha2::{Digest as _, Sha256};
-
 use crate::error::{Error, Result};
 use crate::frame::Frame;
 use crate::header::{self, Binding, DeltaBinding, Kind};
@@ -62,9 +60,7 @@ impl FileInfo {
         let mut rest = &bytes[header::frame_len(self.sections.len())..];
         for (i, (len, sha256)) in self.sections.iter().enumerate() {
             let (section, behind) = rest.split_at(*len as usize);
-            if <[u8; 32]>::from(Sha256::digest(section)) != *sha256 {
-                return Err(Error::Digest { what: format!("section {i}") });
-            }
+            header::check_section(i, sha256, section)?;
             rest = behind;
         }
         Ok(())

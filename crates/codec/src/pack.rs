@@ -173,17 +173,10 @@ impl Packer {
         let scale_table = Table::fit(&uses);
         let counts = self.counts();
 
-        for (chunk, &scale) in self.scales.iter().enumerate().rev() {
+        for chunk in (0..self.scales.len()).rev() {
+            let scale = self.scales[chunk];
             if scale > 0 {
-                let range = self.range(chunk);
-                let count = range.len() as u64;
-                self.symbols.find(
-                    self.simd,
-                    self.format,
-                    &self.positions[range.clone()],
-                    &self.codes[range],
-                    low_bits,
-                );
+                let count = self.find_symbols(chunk, low_bits) as u64;
                 self.symbols.put(self.simd, &mut self.encoder, &table);
                 if self.format.top_k.is_none() {
                     self.encoder.put_bits(0, count - u64::from(counts[0]), count_bits(counts));
@@ -210,18 +203,21 @@ impl Packer {
     /// The table that suits the values which are written.
     fn fit_table(&mut self, low_bits: u32) -> Table {
         let mut uses = Uses::default();
-        for (chunk, _) in self.scales.iter().enumerate().filter(|(_, scale)| **scale > 0) {
-            let range = self.range(chunk);
-            self.symbols.find(
-                self.simd,
-                self.format,
-                &self.positions[range.clone()],
-                &self.codes[range],
-                low_bits,
-            );
-            uses.count(&self.symbols.tables[..self.symbols.len]);
+        for chunk in 0..self.scales.len() {
+            if self.scales[chunk] > 0 {
+                let count = self.find_symbols(chunk, low_bits);
+                uses.count(&self.symbols.tables[..count]);
+            }
         }
         Table::fit(&uses.total()[..self.format.symbols()])
+    }
+
+    /// Leaves a chunk's symbols in `symbols`; returns how many there are.
+    fn find_symbols(&mut self, chunk: usize, low_bits: u32) -> usize {
+        let range = self.range(chunk);
+        let (positions, codes) = (&self.positions[range.clone()], &self.codes[range.clone()]);
+        self.symbols.find(self.simd, self.format, positions, codes, low_bits);
+        range.len()
     }
 
     /// Least and greatest number of values in a chunk that is not zero; both 0 if there is none.
