@@ -248,7 +248,8 @@ pub struct Scoring {
     pub sequences: u32,
     /// Held-out sequences in an evaluation.
     pub heldout_sequences: u32,
-    /// Standard errors that a loss increase must exceed before an update counts as harmful.
+    /// How sure a loss increase must be before an update counts as harmful, in sigmas of the normal distribution; for
+    /// few sequences that is more standard errors, by Student's t.
     pub harm_sigmas: f64,
 }
 
