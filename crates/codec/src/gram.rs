@@ -4,7 +4,8 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::layout::CHUNK;
-use crate::simd::{COLUMNS, Simd};
+use crate::reader::Reader;
+use crate::simd::{COLUMNS, SLACK, Simd};
 use crate::update::{Update, advance};
 
 /// Sections whose matrices are held at the same time.
@@ -49,18 +50,36 @@ pub fn gram(updates: &[&Update]) -> Result<Vec<f64>> {
 }
 
 /// One chunk of all updates, side by side.
+///
+/// Most positions belong to one update alone. What cannot meet anything is left out, and the rest is so little that it
+/// stays in the processor's nearest cache.
 struct Products {
     simd: Simd,
     /// Number of updates, rounded up to whole [`COLUMNS`].
     width: usize,
-    /// Row p, column u: the value that update u has at position p.
+    /// How many updates have a value at each position; from 255 on, some that they have.
+    uses: Box<[u8; CHUNK]>,
+    /// Which row a position has, from 1 on; 0 for none.
+    numbers: Box<[u16; CHUNK]>,
+    /// Row r, column u: the value that update u has at the r-th position that several have.
     rows: Vec<f32>,
+    /// Of one update: the rows where it has a value, and the values.
+    own_rows: Vec<u16>,
+    own: Vec<f32>,
 }
 
 impl Products {
     fn new(updates: usize) -> Self {
-        let width = updates.next_multiple_of(COLUMNS);
-        Self { simd: Simd::detect(), width, rows: vec![0.0; CHUNK * width] }
+        let (width, room) = (updates.next_multiple_of(COLUMNS), CHUNK + SLACK);
+        Self {
+            simd: Simd::detect(),
+            width,
+            uses: Box::new([0; CHUNK]),
+            numbers: Box::new([0; CHUNK]),
+            rows: vec![0.0; (CHUNK + 1) * width],
+            own_rows: vec![0; room],
+            own: vec![0.0; room],
+        }
     }
 
     /// The matrix of one section, of `width` columns, below its diagonal.
@@ -72,23 +91,36 @@ impl Products {
             updates.iter().zip(&loaded).map(|(u, bytes)| u.sections().reader(bytes)).collect();
         let layout = updates[0].layout();
         for chunk in layout.section(section) {
-            // Each update meets those before it.
-            for (update, (reader, sums)) in
-                readers.iter_mut().zip(products.chunks_exact_mut(self.width)).enumerate()
-            {
+            self.uses.fill(0);
+            for reader in &mut readers {
                 advance(reader, &chunk);
-                let sums = &mut sums[..update.next_multiple_of(COLUMNS)];
-                self.simd.add_rows(&self.rows, self.width, &reader.positions, &reader.values, sums);
-                for (&position, &value) in reader.positions.iter().zip(&reader.values) {
-                    self.rows[usize::from(position) * self.width + update] = value;
-                }
-            }
-            for (update, reader) in readers.iter().enumerate() {
                 for &position in &reader.positions {
-                    self.rows[usize::from(position) * self.width + update] = 0.0;
+                    let uses = &mut self.uses[usize::from(position) % CHUNK];
+                    *uses = uses.saturating_add(1);
                 }
             }
+            self.of_chunk(&readers, &mut products);
         }
         Ok(products)
+    }
+
+    /// Adds the products of the chunk that `readers` are at.
+    fn of_chunk(&mut self, readers: &[Reader<'_>], products: &mut [f64]) {
+        let (simd, width) = (self.simd, self.width);
+        let shared = simd.number_shared(&self.uses, &mut self.numbers);
+        let rows = &mut self.rows[..(shared + 1) * width];
+        rows.fill(0.0);
+        for (update, (reader, sums)) in readers.iter().zip(products.chunks_exact_mut(width)).enumerate() {
+            let (positions, values) = (&reader.positions, &reader.values);
+            let picked =
+                simd.pick_shared(&self.numbers, positions, values, &mut self.own_rows, &mut self.own);
+            let (own_rows, own) = (&self.own_rows[..picked], &self.own[..picked]);
+            // Each update meets those before it.
+            let sums = &mut sums[..update.next_multiple_of(COLUMNS)];
+            simd.add_rows(rows, width, own_rows, own, sums);
+            for (&row, &value) in own_rows.iter().zip(own) {
+                rows[usize::from(row) * width + update] = value;
+            }
+        }
     }
 }

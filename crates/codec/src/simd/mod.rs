@@ -5,7 +5,8 @@
 //! fields are private, so the calls are sound. What the functions do is safe code, but for vector loads and stores,
 //! gathers and a prefetch: each has its argument beside it, from the length of an array or the width of an index.
 //!
-//! `elements` goes over all elements, `values` over those that are kept, `lanes` is the entropy coder.
+//! `elements` goes over all elements, `values` over those that are kept, `shared` finds those that
+//! several updates keep, `lanes` is the entropy coder.
 //!
 //! All widths give the same bits: sums run in eight lanes that are part of the format (element i goes to lane i mod 8),
 //! and nothing is fused. The tests hold every width that the machine has against the scalar one, here and in `section`.
@@ -13,6 +14,7 @@
 
 mod elements;
 mod lanes;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod values;

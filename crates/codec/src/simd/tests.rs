@@ -1,6 +1,7 @@
 //! Every width that the machine has, against the scalar one.
 
 use super::*;
+use crate::layout::CHUNK;
 use proptest::prelude::*;
 
 fn values() -> impl Strategy<Value = Vec<f32>> {
@@ -105,6 +106,31 @@ proptest! {
             prop_assert!(found[..kept].iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits() || is_nan_in_both(*a, *b)));
             prop_assert!(e.iter().zip(&expected).all(|(a, b)| a.to_bits() == b.to_bits() || is_nan_in_both(*a, *b)));
             prop_assert!(most == largest || most > f32::INFINITY.to_bits() && largest > f32::INFINITY.to_bits());
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn all_widths_pick_the_same(places in prop::collection::vec((0..CHUNK, 0..4_u8), 0..300), others in 0..500_usize) {
+        let mut uses = [0_u8; CHUNK];
+        (0..others).for_each(|i| uses[i * 131 % CHUNK] = 2 + (i % 254) as u8);
+        places.iter().for_each(|&(place, count)| uses[place] = count);
+        let mut rows = [7; CHUNK];
+        let mut last = 0;
+        let expected: Vec<u16> = uses.iter().map(|&n| if n > 1 { last += 1; last } else { 0 }).collect();
+        let positions: Vec<u16> = places.iter().map(|&(place, _)| place as u16).collect();
+        let values: Vec<f32> = (0..positions.len()).map(|i| i as f32).collect();
+        let pairs = || positions.iter().zip(&values).map(|(&at, &value)| (expected[usize::from(at)], value));
+        let shared: Vec<(u16, f32)> = pairs().filter(|(row, _)| *row > 0).collect();
+        for &simd in Simd::all() {
+            prop_assert_eq!(simd.number_shared(&uses, &mut rows), usize::from(last));
+            prop_assert_eq!(&rows[..], &expected[..]);
+            let room = positions.len() + SLACK;
+            let (mut own_rows, mut own) = (vec![0; room], vec![0.0; room]);
+            let picked = simd.pick_shared(&rows, &positions, &values, &mut own_rows, &mut own);
+            let found: Vec<_> = own_rows[..picked].iter().copied().zip(own[..picked].iter().copied()).collect();
+            prop_assert_eq!(&found, &shared);
         }
     }
 }
