@@ -85,13 +85,12 @@ impl<'a> Bench<'a> {
             for (model, batches) in models.iter().zip(window) {
                 let (start, training) = (Arc::clone(&theta), self.run.manifest().training.clone());
                 let batches = batches.clone();
-                let trained = shutdown
-                    .or(model.call(move |trainer| {
-                        train_window(trainer, &start, &training, number, &batches, |_| true)
-                    }))
-                    .await???
-                    .context("given up")?;
-                for (sum, delta) in sum.iter_mut().zip(&trained.pseudo_gradient) {
+                let training = model.call(move |trainer| -> anyhow::Result<_> {
+                    let trained = train_window(trainer, &start, &training, number, &batches, |_| true)?;
+                    trained.context("given up")?;
+                    Ok(trainer.pseudo_gradient(start.tensors())?)
+                });
+                for (sum, delta) in sum.iter_mut().zip(&shutdown.or(training).await???) {
                     sum.iter_mut().zip(delta).for_each(|(sum, delta)| *sum += delta);
                 }
             }

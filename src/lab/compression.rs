@@ -240,7 +240,7 @@ fn one(setup: &Setup<'_>, job: &Job, bar: &ProgressBar) -> anyhow::Result<Outcom
         let mut mean = layout.zeros();
         let mut updates = Vec::new();
         for (peer, e) in feedback.iter_mut().enumerate() {
-            let delta = peers.train(peer, window, &theta)?.pseudo_gradient;
+            let delta = peers.train(peer, window, &theta)?;
             let sender = Sender { layout: &layout, terms, values: job.arm.update, window };
             updates.push(sender.send(&delta, e, &mut outcome)?);
             sender.add(updates.last().context("just pushed")?, coefficient, &mut mean)?;

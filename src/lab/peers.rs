@@ -6,7 +6,7 @@ use brigade_protocol::{ModelConfig, Parameters, Training};
 use brigade_trainer::{AdamWConfig, TokenBatch, Trainer, TrainerConfig};
 
 use super::text::Text;
-use crate::roles::miner::train::{Trained, train_window};
+use crate::roles::miner::train::train_window;
 use crate::roles::samples::batches;
 
 /// Sequences that go through the model at once when nothing is trained.
@@ -43,7 +43,7 @@ impl<'a> Peers<'a> {
         Ok(Self { text, training: training.clone(), trainers, heldout, seed })
     }
 
-    /// One window of one peer.
+    /// One window of one peer: its pseudo-gradient.
     ///
     /// # Errors
     /// When training diverges.
@@ -52,13 +52,14 @@ impl<'a> Peers<'a> {
         peer: usize,
         window: u64,
         theta: &Arc<Parameters>,
-    ) -> anyhow::Result<Trained> {
+    ) -> anyhow::Result<Vec<Vec<f32>>> {
         let (steps, size) = (self.training.inner_steps as usize, self.training.batch_size as usize);
         let drawn = self.text.draw([self.seed, window, peer as u64], steps * size)?;
         let batches = batches(&drawn, size, self.training.sequence_length as usize)?;
-        let trained =
-            train_window(&mut self.trainers[peer], theta, &self.training, window, &batches, |_| true)?;
-        trained.ok_or_else(|| anyhow::anyhow!("given up, though nobody asked for it"))
+        let trainer = &mut self.trainers[peer];
+        let trained = train_window(trainer, theta, &self.training, window, &batches, |_| true)?;
+        anyhow::ensure!(trained.is_some(), "given up, though nobody asked for it");
+        Ok(trainer.pseudo_gradient(theta.tensors())?)
     }
 
     /// Held-out loss of θ, nats a token.

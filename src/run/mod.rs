@@ -102,7 +102,7 @@ impl Run {
     }
 
     /// How tensors are cut into chunks.
-    pub fn layout(&self) -> &Layout {
+    pub fn layout(&self) -> &Arc<Layout> {
         &self.layout
     }
 

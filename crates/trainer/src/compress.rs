@@ -1,4 +1,4 @@
-//! Error feedback, top-k and quantiser where the tensors are; only positions and codes come to the host.
+//! Error feedback, top-k and quantiser where the parameters are; only positions, codes and what is left come to the host.
 //!
 //! The bytes are those of `brigade_codec::compress`, on any device. That needs care in three places: products and sums are
 //! operations of their own, so that nothing is fused; sums of magnitudes run in the eight lanes of the format, in f64; and
@@ -20,31 +20,40 @@ const FETCHED: usize = 128;
 /// Rounds of "nearest level, then least squares" that fit a chunk's scale.
 const ROUNDS: usize = 2;
 
-/// Folds `delta` into `e` and returns the update file: `brigade_codec::compress` for tensors of libtorch.
+/// The update file of a window that led from `before` to `after`: folds Δ = `before` − `after` into `e` like
+/// `brigade_codec::compress`, on the device of `after`.
 ///
-/// `delta` and `e` hold a contiguous fp32 tensor for each of the layout, in its order and all on one device. A section at a
-/// time is worked on, so that the memory needed beside them is some 200 MiB whatever the model's size.
+/// All three have a tensor for each of the layout, in its order; those of `after` are contiguous, fp32 and on one device,
+/// the others on the host, from which a section at a time goes to the device and back. So the memory needed there beside
+/// `after` is some 200 MiB whatever the model's size.
 ///
 /// # Errors
-/// [`Error::Codec`] as from `brigade_codec::compress`; `e` must be thrown away after an error of a value. [`Error::Torch`].
+/// [`Error::Codec`] as from `brigade_codec::compress`; [`Error::Torch`]. Of [`Error::TensorCount`], [`Error::TensorLength`] and
+/// [`Error::Setting`] nothing has changed; after any other `e` must be thrown away.
 pub fn compress(
     layout: &Layout,
     binding: &Binding,
     config: &CodecConfig,
-    delta: &[Tensor],
-    e: &mut [Tensor],
+    before: &[Vec<f32>],
+    after: &[Tensor],
+    e: &mut [Vec<f32>],
 ) -> Result<Vec<u8>> {
-    check(layout, "pseudo-gradient", delta)?;
-    check(layout, "error feedback", e)?;
+    check(layout, "parameters", before.iter().map(Vec::len))?;
+    check(layout, "parameters", after.iter().map(Tensor::numel))?;
+    check(layout, "error feedback", e.iter().map(Vec::len))?;
+    if after.iter().any(|tensor| tensor.kind() != Kind::Float || !tensor.is_contiguous()) {
+        return Err(Error::Setting { field: "parameters", value: 0.0, must: "contiguous and fp32" });
+    }
     let mut assembler = Assembler::new(layout, config)?;
     for section in 0..layout.num_sections() {
         let _no_grad = tch::no_grad_guard();
-        let mut groups = Vec::new();
+        let (mut groups, mut pieces) = (Vec::new(), Vec::new());
         let mut first = 0;
         for (tensor, elements) in layout.pieces(section) {
             let piece = Piece { tensor, elements, columns: layout.tensors()[tensor].columns() };
-            let folded = piece.fold(config, &delta[tensor], &e[tensor])?;
+            let folded = piece.fold(config, &before[tensor], &after[tensor], &e[tensor])?;
             first += piece.cut(&folded, first, config, &mut groups)?;
+            pieces.push((piece, folded));
         }
         let levels = fit(config, &groups)?;
         let coded = groups.iter_mut().map(|group| group.quantize(&levels)).collect::<Result<Vec<_>>>()?;
@@ -55,22 +64,23 @@ pub fn compress(
         chunks.sort_unstable_by_key(|(number, _)| *number);
         let chunks: Vec<ChunkCodes<'_>> = chunks.into_iter().map(|(_, chunk)| chunk).collect();
         assembler.push(&levels, &chunks)?;
+        for (Piece { tensor, elements, .. }, left) in pieces {
+            let len = elements.len();
+            left.f_copy_data(&mut e[tensor][elements], len)?;
+        }
     }
     Ok(assembler.finish(binding)?)
 }
 
-fn check(layout: &Layout, what: &'static str, tensors: &[Tensor]) -> Result<()> {
-    let (expected, found) = (layout.tensors().len(), tensors.len());
+fn check(layout: &Layout, what: &'static str, lengths: impl ExactSizeIterator<Item = usize>) -> Result<()> {
+    let (expected, found) = (layout.tensors().len(), lengths.len());
     if found != expected {
         return Err(Error::TensorCount { expected, found });
     }
-    for (of, tensor) in layout.tensors().iter().zip(tensors) {
-        if tensor.numel() != of.len() {
+    for (of, found) in layout.tensors().iter().zip(lengths) {
+        if found != of.len() {
             let name = format!("{what} of {}", of.name());
-            return Err(Error::TensorLength { name, expected: of.len(), found: tensor.numel() });
-        }
-        if tensor.kind() != Kind::Float || !tensor.is_contiguous() {
-            return Err(Error::Setting { field: what, value: 0.0, must: "contiguous and fp32" });
+            return Err(Error::TensorLength { name, expected: of.len(), found });
         }
     }
     Ok(())
@@ -84,12 +94,15 @@ struct Piece {
 }
 
 impl Piece {
-    /// `e ← β·e + Δ`; the piece of `e` as a view.
-    fn fold(&self, config: &CodecConfig, delta: &Tensor, e: &Tensor) -> Result<Tensor> {
+    /// `β·e + Δ`, on the device of `after`.
+    fn fold(&self, config: &CodecConfig, before: &[f32], after: &Tensor, e: &[f32]) -> Result<Tensor> {
         let (start, len) = (self.elements.start as i64, self.elements.len() as i64);
-        let part = |tensor: &Tensor| tensor.f_view([-1])?.f_narrow(0, start, len);
-        let mut e = part(e)?;
-        let _ = e.f_mul_scalar_(f64::from(config.error_feedback_decay))?.f_add_(&part(delta)?)?;
+        let there = |values: &[f32]| {
+            Tensor::f_from_slice(&values[self.elements.clone()])?.f_to_device(after.device())
+        };
+        let delta = there(before)?.f_sub_(&after.f_view([-1])?.f_narrow(0, start, len)?)?;
+        let mut e = there(e)?;
+        let _ = e.f_mul_scalar_(f64::from(config.error_feedback_decay))?.f_add_(&delta)?;
         // False for NaN too.
         let fits = e.f_abs()?.f_le(f64::from(device::MAX_MAGNITUDE))?;
         if !bool::try_from(fits.f_all()?)? {
@@ -144,7 +157,7 @@ fn bands(len: usize) -> impl Iterator<Item = (usize, usize, usize)> {
 
 /// Chunks of one size, side by side.
 struct Group {
-    /// A view of the error feedback.
+    /// A view of the error feedback, as it is on the device.
     region: Tensor,
     /// Rows and columns of a chunk.
     size: [i64; 2],

@@ -4,7 +4,7 @@
 //!   form of `model/`, which is `transformers`' `LlamaForCausalLM` to the last rounding.
 //! - [`TokenBatch`]: token ids, checked before libtorch sees them.
 //! - [`AdamWConfig`], [`DeviceChoice`], [`ComputeDtype`], [`GenerateOptions`]: what a trainer is told.
-//! - [`compress`]: a pseudo-gradient to an update file, on the device where it is.
+//! - [`compress`](compress()): what training made of the parameters to an update file, on the device where they are.
 //!
 //! A [`Trainer`] may move between threads but is not shared by them. No call panics on bad input: exceptions of
 //! libtorch come back as [`Error`].

@@ -1,5 +1,6 @@
 //! One model in training, on one device.
 
+use brigade_codec::{Binding, CodecConfig, Layout};
 use brigade_protocol::ModelConfig;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -7,6 +8,7 @@ use tch::{Device, Kind, Tensor};
 use crate::{
     AdamWConfig, ComputeDtype, DeviceChoice, Error, GenerateOptions, Result, TokenBatch,
     batch::{check_ids, check_length, id_tensor},
+    compress::compress,
     generate::Sampler,
     model::{Gradients, Llama, to_vec},
     optimizer::AdamW,
@@ -135,6 +137,40 @@ impl Trainer {
     /// [`Error::Torch`].
     pub fn parameters(&self) -> Result<Vec<Vec<f32>>> {
         self.model.units.read()
+    }
+
+    /// Δ = `theta` − the fp32 master weights: what training has made of `theta`, in the order of [`ModelConfig::tensors`].
+    ///
+    /// # Errors
+    /// [`Error::TensorCount`] or [`Error::TensorLength`]; [`Error::Torch`].
+    pub fn pseudo_gradient(&self, theta: &[Vec<f32>]) -> Result<Vec<Vec<f32>>> {
+        self.model.units.expect_lengths(theta)?;
+        let mut delta = self.parameters()?;
+        for (after, before) in delta.iter_mut().zip(theta) {
+            after.iter_mut().zip(before).for_each(|(after, before)| *after = before - *after);
+        }
+        Ok(delta)
+    }
+
+    /// Folds the pseudo-gradient since `theta` into the error feedback `e` and takes the update file out of it: where the
+    /// parameters are, on a GPU, or by the codec on the CPU. The same bytes either way.
+    ///
+    /// # Errors
+    /// As [`compress`](crate::compress()); `e` must then be thrown away.
+    pub fn compress(
+        &self,
+        layout: &Layout,
+        binding: &Binding,
+        config: &CodecConfig,
+        theta: &[Vec<f32>],
+        e: &mut [Vec<f32>],
+    ) -> Result<Vec<u8>> {
+        if self.model.device != Device::Cpu {
+            return compress(layout, binding, config, theta, &self.model.units.masters()?, e);
+        }
+        let delta = self.pseudo_gradient(theta)?;
+        let delta: Vec<&[f32]> = delta.iter().map(Vec::as_slice).collect();
+        Ok(brigade_codec::compress(layout, binding, config, &delta, e)?)
     }
 
     /// One AdamW step with learning rate `lr` on the mean cross-entropy of `batch`.

@@ -1,5 +1,7 @@
 //! Error feedback, the update, its receipt, and what becomes of them.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use brigade_bucket::keys::{PeerFile, PeerKey};
 use brigade_codec::Update;
@@ -12,10 +14,12 @@ use super::{Miner, is_merged};
 use crate::run::frame_digest;
 
 impl Miner {
-    /// Folds the pseudo-gradient into error feedback and takes the update out of it (SparseLoCo, arXiv 2508.15706).
+    /// Folds what the trainer has made of θ into error feedback and takes the update out of it (SparseLoCo,
+    /// arXiv 2508.15706).
     pub(super) async fn compress(
         &self,
         open: &Signed<Open>,
+        theta: &Arc<Parameters>,
         trained: &Trained,
         samples: Digest,
         before: Option<PeerState>,
@@ -25,12 +29,13 @@ impl Miner {
             None => Parameters::zeros(&self.run.manifest().model),
         };
         let binding = self.run.binding(&open.record, &self.identity.id());
-        let delta: Vec<&[f32]> = trained.pseudo_gradient.iter().map(Vec::as_slice).collect();
-        // CPU-bound, and short beside the window: it may hold the runtime's thread.
-        let update = tokio::task::block_in_place(|| {
+        let (theta, layout, codec) = (Arc::clone(theta), Arc::clone(self.run.layout()), self.run.codec());
+        let compressing = self.model.call(move |trainer| -> anyhow::Result<_> {
             let e = error_feedback.tensors_mut();
-            brigade_codec::compress(self.run.layout(), &binding, &self.run.codec(), &delta, e)
-        })?;
+            let update = trainer.compress(&layout, &binding, &codec, theta.tensors(), e)?;
+            Ok((update, error_feedback, trainer.save_optimizer()?))
+        });
+        let (update, error_feedback, optimizer) = compressing.await??;
         let window = open.record.window;
         let receipt = Receipt {
             run: self.run.id(),
@@ -54,7 +59,7 @@ impl Miner {
             window,
             open: open.digest,
             error_feedback,
-            optimizer: self.model.call(|trainer| trainer.save_optimizer()).await??,
+            optimizer,
             update: update.into(),
             receipt: envelope.to_bytes().into(),
             settled: false,

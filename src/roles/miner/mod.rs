@@ -185,7 +185,7 @@ impl Miner {
             self.pace.reporter.tell(Event::Warning { message });
             return Ok(None);
         };
-        let sent = self.compress(open, &trained, samples, state.take()).await?;
+        let sent = self.compress(open, &replica.theta, &trained, samples, state.take()).await?;
         let sent = state.insert(sent);
         self.deliver(sent).await?;
         self.pace.reporter.tell(Event::Delivered {

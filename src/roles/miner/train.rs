@@ -1,4 +1,4 @@
-//! H inner steps from θ, and the pseudo-gradient that they make.
+//! H inner steps from θ. What they make of it stays in the trainer, until it is compressed.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,8 +10,6 @@ use crate::events::Event;
 
 /// What a window's training came to.
 pub(crate) struct Trained {
-    /// Δ = θ(window start) − θ(after H inner steps), one vector a tensor.
-    pub(crate) pseudo_gradient: Vec<Vec<f32>>,
     /// Mean loss over the inner steps, nats a token.
     pub(crate) loss: f64,
     /// Tokens trained.
@@ -57,12 +55,6 @@ pub(crate) fn train_window(
         });
     }
     proceed(last);
-    let mut pseudo_gradient = trainer.parameters()?;
-    for (after, before) in pseudo_gradient.iter_mut().zip(theta.tensors()) {
-        for (after, before) in after.iter_mut().zip(before) {
-            *after = before - *after;
-        }
-    }
     let seconds = started.elapsed().as_secs_f64();
-    Ok(Some(Trained { pseudo_gradient, loss: loss / batches.len().max(1) as f64, tokens, seconds }))
+    Ok(Some(Trained { loss: loss / batches.len().max(1) as f64, tokens, seconds }))
 }

@@ -102,6 +102,18 @@ impl Units {
     /// # Errors
     /// [`Error::TensorCount`] or [`Error::TensorLength`], before anything is overwritten.
     pub(crate) fn load(&mut self, values: &[impl AsRef<[f32]>]) -> Result<()> {
+        self.expect_lengths(values)?;
+        for unit in &mut self.all {
+            for (mut view, value) in unit.masters()?.into_iter().zip(&values[unit.tensors.clone()]) {
+                view.f_copy_(&Tensor::f_from_slice(value.as_ref())?)?;
+            }
+        }
+        self.refresh()
+    }
+
+    /// # Errors
+    /// [`Error::TensorCount`] or [`Error::TensorLength`] if `values` are not as many, and as long, as the parameters.
+    pub(crate) fn expect_lengths(&self, values: &[impl AsRef<[f32]>]) -> Result<()> {
         if values.len() != self.specs.len() {
             return Err(Error::TensorCount { expected: self.specs.len(), found: values.len() });
         }
@@ -111,23 +123,21 @@ impl Units {
                 return Err(Error::TensorLength { name: spec.name.clone(), expected, found });
             }
         }
-        for unit in &mut self.all {
-            for (mut view, value) in unit.masters()?.into_iter().zip(&values[unit.tensors.clone()]) {
-                view.f_copy_(&Tensor::f_from_slice(value.as_ref())?)?;
-            }
+        Ok(())
+    }
+
+    /// Views of all parameters, where they are, in the order of [`ModelConfig::tensors`].
+    pub(crate) fn masters(&self) -> Result<Vec<Tensor>> {
+        let mut masters = Vec::with_capacity(self.specs.len());
+        for unit in &self.all {
+            masters.extend(unit.masters()?);
         }
-        self.refresh()
+        Ok(masters)
     }
 
     /// All parameters, in the order of [`ModelConfig::tensors`].
     pub(crate) fn read(&self) -> Result<Vec<Vec<f32>>> {
-        let mut values = Vec::with_capacity(self.specs.len());
-        for unit in &self.all {
-            for view in unit.masters()? {
-                values.push(to_vec(&view)?);
-            }
-        }
-        Ok(values)
+        self.masters()?.iter().map(to_vec).collect()
     }
 
     /// Brings the compute copies up to date with the masters.
