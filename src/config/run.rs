@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use brigade_protocol::{Compression, ModelConfig, Outer, PeerId, Scoring, Training, Windows};
 use serde::Deserialize;
+use serde::de::Error as _;
 
 use super::BucketSection;
 
@@ -23,7 +24,8 @@ pub struct RunSettings {
     /// Whose scores count.
     #[serde(default)]
     pub validators: Vec<ValidatorEntry>,
-    /// The shape of the model. `vocab_size` must be the tokenizer's.
+    /// The shape of the model: its fields, or a `preset` and what differs from it. `vocab_size` must be the tokenizer's.
+    #[serde(deserialize_with = "model")]
     pub model: ModelConfig,
     /// How a peer trains.
     #[serde(default)]
@@ -55,6 +57,57 @@ pub struct ValidatorEntry {
     pub stake: u64,
 }
 
+/// A model, or `preset = "NAME"` with the fields in which the model differs.
+fn model<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ModelConfig, D::Error> {
+    let mut given = serde_json::Map::deserialize(deserializer)?;
+    let mut fields = serde_json::Map::new();
+    if let Some(name) = given.remove("preset") {
+        let preset = name.as_str().and_then(ModelConfig::preset).ok_or_else(|| {
+            D::Error::custom(format!("preset {name} is none of {}", ModelConfig::PRESETS.join(", ")))
+        })?;
+        if let Ok(serde_json::Value::Object(preset)) = serde_json::to_value(preset) {
+            fields = preset;
+        }
+    }
+    fields.extend(given);
+    serde_json::from_value(fields.into()).map_err(D::Error::custom)
+}
+
 fn one() -> u64 {
     1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Terms {
+        #[serde(deserialize_with = "model")]
+        model: ModelConfig,
+    }
+
+    fn read(model: &str) -> Result<ModelConfig, toml::de::Error> {
+        toml::from_str::<Terms>(&format!("[model]\n{model}")).map(|terms| terms.model)
+    }
+
+    #[test]
+    fn a_preset_is_a_model_that_other_keys_change() {
+        let found = read("preset = \"8b\"\nvocab_size = 50000\nmlp_bias = true").unwrap();
+        let expected = ModelConfig::preset("8b").unwrap();
+        assert_eq!(found, ModelConfig { vocab_size: 50_000, mlp_bias: true, ..expected });
+    }
+
+    #[test]
+    fn a_model_that_is_none_is_refused_by_what_is_wrong() {
+        for (model, named) in [
+            ("preset = \"70b\"", "covenant-72b"),
+            ("preset = \"8b\"\nvocabsize = 1", "vocabsize"),
+            ("vocab_size = 7", "hidden_size"),
+            ("preset = \"8b\"\nvocab_size = -1", "-1"),
+        ] {
+            let error = read(model).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
+    }
 }

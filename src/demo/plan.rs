@@ -34,20 +34,8 @@ pub(crate) fn rust_source() -> anyhow::Result<Vec<PathBuf>> {
 /// # Errors
 /// When it is neither, or no model.
 pub(crate) fn model(name: &str, vocab_size: u32) -> anyhow::Result<ModelConfig> {
-    let base = ModelConfig {
-        vocab_size: vocab_size as usize,
-        hidden_size: 256,
-        intermediate_size: 704,
-        num_hidden_layers: 4,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: None,
-        max_position_embeddings: 256,
-        rope_theta: 10_000.0,
-        rms_norm_eps: 1e-5,
-        tie_word_embeddings: true,
-        initializer_range: 0.02,
-    };
+    let demo = ModelConfig::preset("demo").context("the demo's model is a preset")?;
+    let base = ModelConfig { vocab_size: vocab_size as usize, ..demo };
     let model = match name {
         "demo" => base,
         "tiny" => ModelConfig {

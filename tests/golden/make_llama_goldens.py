@@ -40,6 +40,14 @@ CASES = {
     "tied-mqa-deep": dict(vocab_size=17, hidden_size=12, intermediate_size=7, num_hidden_layers=3, num_attention_heads=4,
                           num_key_value_heads=1, head_dim=4, tie_word_embeddings=True, rope_theta=100.0,
                           max_position_embeddings=40, length=40),
+    "llama3-rope": dict(vocab_size=29, hidden_size=32, intermediate_size=40, num_hidden_layers=2, num_attention_heads=2,
+                        num_key_value_heads=1, head_dim=16, rope_theta=100.0, max_position_embeddings=128, length=70,
+                        rope_scaling=dict(rope_type="llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                                          original_max_position_embeddings=32)),
+    "biased": dict(vocab_size=37, hidden_size=16, intermediate_size=19, num_hidden_layers=2, num_attention_heads=4,
+                   num_key_value_heads=2, head_dim=4, attention_bias=True, mlp_bias=True),
+    "attention-bias": dict(vocab_size=23, hidden_size=12, intermediate_size=9, num_hidden_layers=2, num_attention_heads=2,
+                           num_key_value_heads=2, head_dim=6, attention_bias=True, tie_word_embeddings=True),
 }
 
 
@@ -66,12 +74,17 @@ def weights(config, generator):
             at + "self_attn.o_proj.weight": (d, q), at + "post_attention_layernorm.weight": (d,),
             at + "mlp.gate_proj.weight": (f, d), at + "mlp.up_proj.weight": (f, d), at + "mlp.down_proj.weight": (d, f),
         }
+        if config["attention_bias"]:
+            rows = dict(q_proj=q, k_proj=kv, v_proj=kv, o_proj=d)
+            shapes |= {f"{at}self_attn.{name}.bias": (count,) for name, count in rows.items()}
+        if config["mlp_bias"]:
+            shapes |= {f"{at}mlp.{name}.bias": (count,) for name, count in dict(gate_proj=f, up_proj=f, down_proj=d).items()}
     shapes["model.norm.weight"] = (d,)
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (v, d)
     draw = lambda shape: torch.randn(shape, generator=generator)
     return {
-        name: (1 + 0.2 * draw(shape)) if len(shape) == 1 else draw(shape) / shape[1] ** 0.5
+        name: (0.2 * draw(shape) + (0 if name.endswith(".bias") else 1)) if len(shape) == 1 else draw(shape) / shape[1] ** 0.5
         for name, shape in shapes.items()
     }
 
@@ -119,6 +132,8 @@ def make(name, case, seed):
         assert torch.equal(parameters[key], value), key
     rope = model.config.rope_parameters["rope_theta"]
     assert rope == config["rope_theta"], f"{name}: rope_theta arrived as {rope}"
+    scaling = config.get("rope_scaling", dict(rope_type="default"))
+    assert scaling.items() <= model.config.rope_parameters.items(), f"{name}: {model.config.rope_parameters}"
     assert model.config.rms_norm_eps == config["rms_norm_eps"]
 
     length = case.get("length", 9)

@@ -42,7 +42,7 @@ pub use identity::{PeerId, SigningKey};
 pub use manifest::{
     Compression, FORMAT_VERSION, Manifest, Official, Outer, Scoring, Training, Validator, Windows,
 };
-pub use model::{ModelConfig, TensorSpec};
+pub use model::{ModelConfig, RopeScaling, TensorSpec};
 pub use parameters::Parameters;
 pub use records::{
     Checkpoint, Close, Cutoff, Evaluation, Exclusion, FilePin, Improvement, Join, Member, ObjectPin, Open,

@@ -41,7 +41,7 @@ impl Parameters {
         Self { specs, tensors }
     }
 
-    /// Fresh weights: norms one, everything else normal with standard deviation `initializer_range`, the
+    /// Fresh weights: norms one, biases zero, everything else normal with standard deviation `initializer_range`, the
     /// projections back into the residual stream divided by √(2 · layers) (GPT-2, Radford et al. 2019, §2.3).
     pub fn initialise(model: &ModelConfig, seed: &[u8; 32]) -> Self {
         let mut rng = ChaCha20Rng::from_seed(*seed);
@@ -51,7 +51,7 @@ impl Parameters {
             .iter()
             .map(|spec| {
                 if spec.shape.len() == 1 {
-                    return vec![1.0; spec.numel()];
+                    return vec![if spec.name.ends_with(".bias") { 0.0 } else { 1.0 }; spec.numel()];
                 }
                 let writes_residual =
                     spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight");
@@ -143,6 +143,9 @@ mod tests {
             rms_norm_eps: 1e-5,
             tie_word_embeddings: true,
             initializer_range: 0.02,
+            rope_scaling: None,
+            attention_bias: false,
+            mlp_bias: false,
         }
     }
 

@@ -30,6 +30,9 @@ fn demo_model(vocab_size: usize) -> ModelConfig {
         rms_norm_eps: 1e-5,
         tie_word_embeddings: true,
         initializer_range: 0.02,
+        rope_scaling: None,
+        attention_bias: false,
+        mlp_bias: false,
     }
 }
 

@@ -7,7 +7,15 @@ use brigade_protocol::ModelConfig;
 use brigade_trainer::{AdamWConfig, ComputeDtype, DeviceChoice, TokenBatch, Trainer, TrainerConfig};
 use safetensors::SafeTensors;
 
-const CASES: [&str; 4] = ["tied-gqa", "untied-mha", "untied-wide-heads", "tied-mqa-deep"];
+const CASES: [&str; 7] = [
+    "tied-gqa",
+    "untied-mha",
+    "untied-wide-heads",
+    "tied-mqa-deep",
+    "llama3-rope",
+    "biased",
+    "attention-bias",
+];
 
 /// A fixture: a checkpoint of ours that `transformers` has loaded, and what it computed.
 struct Golden {
@@ -28,26 +36,8 @@ impl Golden {
         })
     }
 
-    /// The configuration, from its fields in `config.json`.
     fn model_config(&self) -> ModelConfig {
-        let fields = self.config.as_object().unwrap().iter();
-        let ours = [
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "num_key_value_heads",
-            "head_dim",
-            "max_position_embeddings",
-            "rope_theta",
-            "rms_norm_eps",
-            "tie_word_embeddings",
-            "initializer_range",
-        ];
-        let kept = fields.filter(|(key, _)| ours.contains(&key.as_str()));
-        let kept = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
-        serde_json::from_value(serde_json::Value::Object(kept)).unwrap()
+        ModelConfig::from_hugging_face(&self.config).unwrap()
     }
 
     fn trainer(&self, change: impl FnOnce(&mut TrainerConfig)) -> Trainer {

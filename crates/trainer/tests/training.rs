@@ -22,6 +22,9 @@ fn tiny(tie_word_embeddings: bool) -> ModelConfig {
         rms_norm_eps: 1e-5,
         tie_word_embeddings,
         initializer_range: 0.02,
+        rope_scaling: None,
+        attention_bias: false,
+        mlp_bias: false,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{Shape, rope::Rope};
+use super::{Shape, mlp::Projection, rope::Rope};
 use crate::Result;
 
 /// Attention of `x` (`[batch, length, hidden]`).
@@ -11,13 +11,13 @@ use crate::Result;
 /// `[hidden, heads·head_dim]`.
 pub(crate) fn attention(
     x: &Tensor,
-    qkv: &Tensor,
-    output: &Tensor,
+    qkv: &Projection<'_>,
+    output: &Projection<'_>,
     rope: &Rope,
     shape: &Shape,
 ) -> Result<Tensor> {
     let Shape { heads, kv_heads, head_dim, .. } = *shape;
-    let projected = x.f_linear(qkv, None::<&Tensor>)?;
+    let projected = qkv.of(x)?;
     // Queries and keys are neighbours, so one rotation serves both; a split's backward is one concatenation.
     let parts = projected.f_split_with_sizes([(heads + kv_heads) * head_dim, kv_heads * head_dim], -1)?;
     let turned = rope.rotate(&parts[0].f_unflatten(-1, [heads + kv_heads, head_dim])?)?;
@@ -33,5 +33,5 @@ pub(crate) fn attention(
         None,
         heads != kv_heads,
     )?;
-    Ok(mixed.f_transpose(1, 2)?.f_flatten(2, 3)?.f_linear(output, None::<&Tensor>)?)
+    output.of(&mixed.f_transpose(1, 2)?.f_flatten(2, 3)?)
 }

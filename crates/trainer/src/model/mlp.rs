@@ -1,14 +1,33 @@
-//! SwiGLU (arXiv 2002.05202).
+//! Projections, and the feed-forward layer that is made of them: SwiGLU (arXiv 2002.05202).
 
 use tch::Tensor;
 
 use crate::Result;
 
+/// A linear layer.
+pub(crate) struct Projection<'a> {
+    /// `[out, in]`.
+    pub(crate) weight: Tensor,
+    /// `[out]`.
+    pub(crate) bias: Option<&'a Tensor>,
+}
+
+impl Projection<'_> {
+    /// `weight · x + bias` over the last dimension of `x`.
+    pub(crate) fn of(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(x.f_linear(&self.weight, self.bias)?)
+    }
+}
+
 /// `down · (silu(gate · x) ⊙ up · x)` for `x` `[batch, length, hidden]`, with `gate` and `up`
 /// `[intermediate, hidden]` and `down` `[hidden, intermediate]`.
 ///
 /// One product for gate and up would do, but its halves' gradients would have to be copied together again.
-pub(crate) fn mlp(x: &Tensor, gate: &Tensor, up: &Tensor, down: &Tensor) -> Result<Tensor> {
-    let gate = x.f_linear(gate, None::<&Tensor>)?.f_silu()?;
-    Ok(gate.f_mul(&x.f_linear(up, None::<&Tensor>)?)?.f_linear(down, None::<&Tensor>)?)
+pub(crate) fn mlp(
+    x: &Tensor,
+    gate: &Projection<'_>,
+    up: &Projection<'_>,
+    down: &Projection<'_>,
+) -> Result<Tensor> {
+    down.of(&gate.of(x)?.f_silu()?.f_mul(&up.of(x)?)?)
 }

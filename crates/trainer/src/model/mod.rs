@@ -30,6 +30,8 @@ pub(crate) struct Shape {
     pub(crate) kv_heads: i64,
     pub(crate) head_dim: i64,
     pub(crate) eps: f64,
+    pub(crate) attention_bias: bool,
+    pub(crate) mlp_bias: bool,
 }
 
 impl Shape {
@@ -41,6 +43,8 @@ impl Shape {
             kv_heads: config.num_key_value_heads as i64,
             head_dim: config.head_dim() as i64,
             eps: config.rms_norm_eps,
+            attention_bias: config.attention_bias,
+            mlp_bias: config.mlp_bias,
         }
     }
 }
@@ -267,6 +271,9 @@ pub(crate) mod tests {
             rms_norm_eps: 1e-5,
             tie_word_embeddings: false,
             initializer_range: 0.02,
+            rope_scaling: None,
+            attention_bias: false,
+            mlp_bias: false,
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Rotary position embedding (RoPE, arXiv 2104.09864), in the half-rotation form of `transformers`.
 
-use brigade_protocol::ModelConfig;
+use std::f32::consts::PI;
+
+use brigade_protocol::{ModelConfig, RopeScaling};
 use tch::{Device, Kind, Tensor};
 
 use crate::Result;
@@ -25,9 +27,7 @@ impl Rope {
     /// same angles.
     pub(crate) fn new(config: &ModelConfig, length: i64, kind: Kind, device: Device) -> Result<Self> {
         let dim = config.head_dim();
-        let theta = config.rope_theta as f32;
-        let frequencies: Vec<f32> =
-            (0..dim / 2).map(|i| 1.0 / theta.powf((2 * i) as f32 / dim as f32)).collect();
+        let frequencies = frequencies(config);
         let angle = |position: usize, i: usize| position as f32 * frequencies[i % (dim / 2)];
         let indices = || (0..length as usize).flat_map(|position| (0..dim).map(move |i| (position, i)));
         let cos: Vec<f32> = indices().map(|(position, i)| angle(position, i).cos()).collect();
@@ -59,11 +59,55 @@ impl Rope {
     }
 }
 
+/// By how much each pair of a head turns from one position to the next, in radians; fp32 throughout, as in `transformers`.
+fn frequencies(config: &ModelConfig) -> Vec<f32> {
+    let (dim, theta) = (config.head_dim(), config.rope_theta as f32);
+    let plain = (0..dim / 2).map(|i| 1.0 / theta.powf((2 * i) as f32 / dim as f32));
+    match &config.rope_scaling {
+        None => plain.collect(),
+        Some(scaling) => plain.map(|frequency| stretched(scaling, frequency)).collect(),
+    }
+}
+
+/// The frequency in place of `frequency`, once the context is extended.
+fn stretched(scaling: &RopeScaling, frequency: f32) -> f32 {
+    let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =
+        scaling;
+    let (context, factor) = (*original_max_position_embeddings as f32, *factor as f32);
+    let (low, high) = (*low_freq_factor as f32, *high_freq_factor as f32);
+    let wave = 2.0 * PI / frequency;
+    if wave > context / low {
+        frequency / factor
+    } else if wave < context / high {
+        frequency
+    } else {
+        let share = (context / wave - low) / (high - low);
+        (1.0 - share) * (frequency / factor) + share * frequency
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::model::tests::tiny;
+
+    #[test]
+    fn long_waves_are_stretched_and_short_ones_are_not() {
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 64,
+        };
+        // Waves of 128, 16 and 32 positions: long, as long as the longest short one, and a third of the way to that.
+        let [long, short, between] = [128.0, 15.99, 32.0].map(|wave| {
+            let frequency = 2.0 * PI / wave;
+            stretched(&scaling, frequency) / frequency
+        });
+        assert_eq!((long, short), (0.125, 1.0));
+        assert!((between - (2.0 / 3.0 / 8.0 + 1.0 / 3.0)).abs() < 1e-6, "{between}");
+    }
 
     #[test]
     fn pairs_turn_by_their_angle() {

@@ -69,7 +69,7 @@ impl Units {
     pub(crate) fn zeros(config: &ModelConfig, compute: Kind, device: Device) -> Result<Self> {
         let specs = config.tensors();
         let blocks = config.num_hidden_layers;
-        let per_block = super::block::TENSORS;
+        let per_block = super::block::num_tensors(config);
         let mut bounds = vec![0, 1];
         bounds.extend((1..=blocks).map(|layer| 1 + layer * per_block));
         bounds.extend(1 + blocks * per_block + 1..=specs.len());

@@ -3,6 +3,9 @@
 //! Names and shapes are those of `transformers`' `LlamaForCausalLM`, so that a checkpoint is a Hugging Face
 //! folder as it lies.
 
+mod hugging_face;
+mod presets;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -31,15 +34,79 @@ pub struct ModelConfig {
     /// Base of the rotary frequencies (RoPE, arXiv 2104.09864).
     #[serde(default = "default_rope_theta")]
     pub rope_theta: f64,
+    /// How the rotary frequencies are stretched for a longer context; not at all when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_scaling: Option<RopeScaling>,
     /// Added to the mean square in RMSNorm.
     #[serde(default = "default_rms_norm_eps")]
     pub rms_norm_eps: f64,
     /// Whether the output projection is the embedding itself.
     #[serde(default)]
     pub tie_word_embeddings: bool,
+    /// Whether the four projections of attention have a bias.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub attention_bias: bool,
+    /// Whether the three projections of the feed-forward layer have a bias.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub mlp_bias: bool,
     /// Standard deviation of the normal distribution that weights are drawn from.
     #[serde(default = "default_initializer_range")]
     pub initializer_range: f64,
+}
+
+/// Stretched rotary frequencies, as in `rope_scaling` of Hugging Face's `config.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "rope_type", rename_all = "lowercase", deny_unknown_fields)]
+pub enum RopeScaling {
+    /// Llama 3's: long waves are stretched, short ones are not, and those between in part (arXiv 2407.21783, §3.4.2, and the
+    /// model's published code).
+    Llama3 {
+        /// How much long waves are stretched.
+        factor: f64,
+        /// Waves longer than `original_max_position_embeddings` divided by this are long.
+        low_freq_factor: f64,
+        /// Waves shorter than `original_max_position_embeddings` divided by this are short.
+        high_freq_factor: f64,
+        /// The context, in tokens, before it was extended.
+        original_max_position_embeddings: usize,
+    },
+}
+
+impl RopeScaling {
+    fn validate(&self) -> Result<(), Error> {
+        let Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } =
+            self;
+        let positive = [
+            ("factor", factor),
+            ("low_freq_factor", low_freq_factor),
+            ("high_freq_factor", high_freq_factor),
+        ];
+        for (field, value) in positive {
+            if !(value.is_finite() && *value > 0.0) {
+                let reason = format!("has {field} {value}, must be positive and finite");
+                return Err(Error::model("rope_scaling", reason));
+            }
+        }
+        if high_freq_factor <= low_freq_factor {
+            return Err(Error::model(
+                "rope_scaling",
+                "must have a high_freq_factor above its low_freq_factor",
+            ));
+        }
+        if !(1..=1 << 24).contains(original_max_position_embeddings) {
+            let reason = format!(
+                "has original_max_position_embeddings {original_max_position_embeddings}, must be between 1 and 16777216"
+            );
+            return Err(Error::model("rope_scaling", reason));
+        }
+        Ok(())
+    }
+}
+
+// Serde wants a reference.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 fn default_rope_theta() -> f64 {
@@ -87,22 +154,33 @@ impl ModelConfig {
         let kv = self.num_key_value_heads * self.head_dim();
         let mut tensors = vec![TensorSpec::new("model.embed_tokens.weight", [self.vocab_size, d])];
         for layer in 0..self.num_hidden_layers {
-            let block = [
-                ("input_layernorm.weight", vec![d]),
-                ("self_attn.q_proj.weight", vec![q, d]),
-                ("self_attn.k_proj.weight", vec![kv, d]),
-                ("self_attn.v_proj.weight", vec![kv, d]),
-                ("self_attn.o_proj.weight", vec![d, q]),
-                ("post_attention_layernorm.weight", vec![d]),
-                ("mlp.gate_proj.weight", vec![f, d]),
-                ("mlp.up_proj.weight", vec![f, d]),
-                ("mlp.down_proj.weight", vec![d, f]),
-            ];
-            tensors.extend(
-                block
-                    .into_iter()
-                    .map(|(name, shape)| TensorSpec::new(format!("model.layers.{layer}.{name}"), shape)),
-            );
+            let mut push = |name: &str, shape: &[usize]| {
+                tensors.push(TensorSpec::new(format!("model.layers.{layer}.{name}"), shape));
+            };
+            push("input_layernorm.weight", &[d]);
+            // What is multiplied by the same activations lies together.
+            let projections = [("q_proj", q), ("k_proj", kv), ("v_proj", kv)];
+            projections
+                .iter()
+                .for_each(|(name, rows)| push(&format!("self_attn.{name}.weight"), &[*rows, d]));
+            if self.attention_bias {
+                projections.iter().for_each(|(name, rows)| push(&format!("self_attn.{name}.bias"), &[*rows]));
+            }
+            push("self_attn.o_proj.weight", &[d, q]);
+            if self.attention_bias {
+                push("self_attn.o_proj.bias", &[d]);
+            }
+            push("post_attention_layernorm.weight", &[d]);
+            push("mlp.gate_proj.weight", &[f, d]);
+            push("mlp.up_proj.weight", &[f, d]);
+            if self.mlp_bias {
+                push("mlp.gate_proj.bias", &[f]);
+                push("mlp.up_proj.bias", &[f]);
+            }
+            push("mlp.down_proj.weight", &[d, f]);
+            if self.mlp_bias {
+                push("mlp.down_proj.bias", &[d]);
+            }
         }
         tensors.push(TensorSpec::new("model.norm.weight", [d]));
         if !self.tie_word_embeddings {
@@ -166,86 +244,7 @@ impl ModelConfig {
                 return Err(Error::model(field, format!("is {value}, must be positive and finite")));
             }
         }
-        Ok(())
-    }
-
-    /// The shape that a `config.json` of `transformers` stands for. What changes numbers must be there, because its default
-    /// has changed between versions of `transformers`.
-    ///
-    /// # Errors
-    /// [`Error::Model`] names what this family of models does not have (another activation, biases, scaled RoPE), and a
-    /// field that is missing or impossible.
-    pub fn from_hugging_face(config: &serde_json::Value) -> Result<Self, Error> {
-        let plain = [
-            ("model_type", serde_json::json!("llama")),
-            ("hidden_act", serde_json::json!("silu")),
-            ("attention_bias", serde_json::json!(false)),
-            ("mlp_bias", serde_json::json!(false)),
-            ("rope_scaling", serde_json::Value::Null),
-        ];
-        for (field, expected) in plain {
-            // Left out means the default of transformers, which for these is the plain model.
-            match config.get(field) {
-                Some(found) if *found != expected => {
-                    return Err(Error::model(field, format!("is {found}, only {expected} is supported")));
-                }
-                _ => {}
-            }
-        }
-        for field in ["rope_theta", "rms_norm_eps"] {
-            if config.get(field).is_none() {
-                return Err(Error::model(field, "is missing"));
-            }
-        }
-        let mut fields = config.clone();
-        if let Some(fields) = fields.as_object_mut() {
-            fields.retain(|field, value| Self::FIELDS.contains(&field.as_str()) && !value.is_null());
-        }
-        let model: Self =
-            serde_json::from_value(fields).map_err(|error| Error::model("config.json", error.to_string()))?;
-        model.validate()?;
-        Ok(model)
-    }
-
-    /// The fields of `config.json` that are taken over.
-    const FIELDS: [&str; 12] = [
-        "vocab_size",
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "max_position_embeddings",
-        "rope_theta",
-        "rms_norm_eps",
-        "tie_word_embeddings",
-        "initializer_range",
-    ];
-
-    /// The `config.json` that `transformers` reads.
-    pub fn to_hugging_face(&self) -> serde_json::Value {
-        serde_json::json!({
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "vocab_size": self.vocab_size,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "num_hidden_layers": self.num_hidden_layers,
-            "num_attention_heads": self.num_attention_heads,
-            "num_key_value_heads": self.num_key_value_heads,
-            "head_dim": self.head_dim(),
-            "max_position_embeddings": self.max_position_embeddings,
-            "rope_theta": self.rope_theta,
-            "rms_norm_eps": self.rms_norm_eps,
-            "tie_word_embeddings": self.tie_word_embeddings,
-            "initializer_range": self.initializer_range,
-            "hidden_act": "silu",
-            "attention_bias": false,
-            "mlp_bias": false,
-            "torch_dtype": "float32",
-            "use_cache": true,
-        })
+        self.rope_scaling.as_ref().map_or(Ok(()), RopeScaling::validate)
     }
 }
 
@@ -253,46 +252,8 @@ impl ModelConfig {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_hugging_face_config_comes_back() {
-        let model = covenant();
-        let config = model.to_hugging_face();
-        let read = ModelConfig::from_hugging_face(&config).unwrap();
-        assert_eq!(read, ModelConfig { head_dim: Some(model.head_dim()), ..model });
-        for (field, value) in [
-            ("model_type", serde_json::json!("mistral")),
-            ("attention_bias", serde_json::json!(true)),
-            ("rope_scaling", serde_json::json!({ "rope_type": "llama3" })),
-            ("hidden_size", serde_json::json!(0)),
-        ] {
-            let mut other = config.clone();
-            other[field] = value;
-            let error = ModelConfig::from_hugging_face(&other).unwrap_err();
-            assert!(error.to_string().contains(field), "{error}");
-        }
-        assert!(ModelConfig::from_hugging_face(&serde_json::json!([])).is_err());
-    }
-
     fn covenant() -> ModelConfig {
-        ModelConfig {
-            vocab_size: 262_144,
-            hidden_size: 8192,
-            intermediate_size: 28_672,
-            num_hidden_layers: 80,
-            num_attention_heads: 64,
-            num_key_value_heads: 8,
-            head_dim: None,
-            max_position_embeddings: 2048,
-            rope_theta: 500_000.0,
-            rms_norm_eps: 1e-5,
-            tie_word_embeddings: false,
-            initializer_range: 0.02,
-        }
-    }
-
-    #[test]
-    fn covenant_72b_has_the_published_number_of_parameters() {
-        assert_eq!(covenant().num_parameters(), 72_747_327_488);
+        ModelConfig::preset("covenant-72b").unwrap()
     }
 
     #[test]
@@ -303,10 +264,41 @@ mod tests {
     }
 
     #[test]
+    fn biases_stand_behind_their_weights() {
+        let names = |model: ModelConfig| -> Vec<String> {
+            let block = model
+                .tensors()
+                .into_iter()
+                .filter_map(|t| Some(t.name.strip_prefix("model.layers.0.")?.to_owned()));
+            block.collect()
+        };
+        let plain = names(covenant());
+        let both = names(ModelConfig { attention_bias: true, mlp_bias: true, ..covenant() });
+        assert_eq!((plain.len(), both.len()), (9, 16));
+        assert_eq!(both.iter().filter(|name| name.ends_with(".weight")).cloned().collect::<Vec<_>>(), plain);
+        for bias in both.iter().filter_map(|name| name.strip_suffix(".bias")) {
+            assert!(plain.contains(&format!("{bias}.weight")), "{bias}");
+        }
+    }
+
+    #[test]
     fn misfits_are_refused_by_name() {
         covenant().validate().unwrap();
         let bad = ModelConfig { num_key_value_heads: 7, ..covenant() };
         assert!(bad.validate().unwrap_err().to_string().contains("num_key_value_heads"));
+        for (factor, low_freq_factor, high_freq_factor, context) in
+            [(f64::NAN, 1.0, 4.0, 8192), (8.0, 4.0, 4.0, 8192), (8.0, 0.0, 4.0, 8192), (8.0, 1.0, 4.0, 0)]
+        {
+            let original_max_position_embeddings = context;
+            let scaling = RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            };
+            let bad = ModelConfig { rope_scaling: Some(scaling), ..covenant() };
+            assert!(bad.validate().unwrap_err().to_string().contains("rope_scaling"));
+        }
         let huge = ModelConfig { vocab_size: usize::MAX, ..covenant() };
         assert!(huge.validate().unwrap_err().to_string().contains("vocab_size"));
     }
