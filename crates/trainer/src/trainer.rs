@@ -10,7 +10,7 @@ use crate::{
     batch::{check_ids, check_length, id_tensor},
     compress::compress,
     generate::Sampler,
-    model::{Gradients, Llama, to_vec},
+    model::{Decoding, Gradients, Llama, to_vec},
     optimizer::AdamW,
 };
 
@@ -284,9 +284,30 @@ impl Trainer {
     /// The tokens that follow `prompt`, without it. Only as much of the end as the model's context holds is seen.
     ///
     /// # Errors
+    /// As [`generate_with`](Self::generate_with).
+    pub fn generate(&self, prompt: &[u32], options: &GenerateOptions) -> Result<Vec<u32>> {
+        let mut tokens = Vec::new();
+        self.generate_with(prompt, options, |token| {
+            tokens.push(token);
+            true
+        })?;
+        Ok(tokens)
+    }
+
+    /// The same, each token as soon as it is chosen, until `take` says no.
+    ///
+    /// Keys and values of what has passed are kept, so a token costs one position; once the context is full, it slides,
+    /// and a token costs all of it.
+    ///
+    /// # Errors
     /// [`Error::Setting`] if an option is out of range, [`Error::Batch`] if the prompt is empty, [`Error::Token`] if
     /// it holds an id that the model does not have.
-    pub fn generate(&self, prompt: &[u32], options: &GenerateOptions) -> Result<Vec<u32>> {
+    pub fn generate_with(
+        &self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        mut take: impl FnMut(u32) -> bool,
+    ) -> Result<()> {
         options.validate()?;
         if prompt.is_empty() {
             return Err(Error::Batch {
@@ -296,19 +317,27 @@ impl Trainer {
             });
         }
         check_ids(prompt, self.model.config.vocab_size)?;
+        let context = self.model.config.max_position_embeddings;
         let mut sampler = Sampler::new(options);
         let mut tokens = prompt.to_vec();
-        while tokens.len() - prompt.len() < options.max_new_tokens {
-            let seen = &tokens[tokens.len().saturating_sub(self.model.config.max_position_embeddings)..];
-            let hidden = self.model.hidden(&id_tensor(seen, seen.len(), self.model.device)?)?;
-            let logits = to_vec(&self.model.logits(&hidden.f_narrow(1, seen.len() as i64 - 1, 1)?)?)?;
-            let token = sampler.choose(&logits) as u32;
+        let longest = context.min(prompt.len().saturating_add(options.max_new_tokens));
+        let mut decoding = Decoding::new(&self.model, longest as i64)?;
+        let mut passed = 0;
+        for _ in 0..options.max_new_tokens {
+            if tokens.len() > context {
+                // Every position has moved by one, so nothing that was kept is right any more.
+                tokens.drain(..tokens.len() - context);
+                (decoding, passed) = (Decoding::new(&self.model, context as i64)?, 0);
+            }
+            let ids = id_tensor(&tokens[passed..], tokens.len() - passed, self.model.device)?;
+            let token = sampler.choose(&to_vec(&decoding.extend(&self.model, &ids)?)?) as u32;
+            passed = tokens.len();
             tokens.push(token);
-            if options.stop_token == Some(token) {
+            if !take(token) || options.stop_token == Some(token) {
                 break;
             }
         }
-        Ok(tokens.split_off(prompt.len()))
+        Ok(())
     }
 
     fn check(&self, batch: &TokenBatch) -> Result<()> {

@@ -301,6 +301,39 @@ fn generation_repeats_itself_and_slides_beyond_the_context() {
     assert!(matches!(trainer.generate(&[23], &GenerateOptions::default()), Err(Error::Token { .. })));
 }
 
+/// Keeping keys and values changes nothing: every step is the choice from the logits of the whole.
+#[test]
+fn generation_takes_the_best_of_the_logits() {
+    for tied in [true, false] {
+        let model = ModelConfig { attention_bias: !tied, ..tiny(tied) };
+        let mut trainer = trainer(config(model.clone()));
+        // Far from uniform, so that no two logits are near each other.
+        let weights = trainer.parameters().unwrap();
+        let larger: Vec<Vec<f32>> =
+            weights.iter().map(|tensor| tensor.iter().map(|value| value * 8.0).collect()).collect();
+        trainer.load_parameters(&larger).unwrap();
+        let options = GenerateOptions { max_new_tokens: 20, temperature: 0.0, ..GenerateOptions::default() };
+        let mut tokens = vec![3, 1, 4];
+        let written = trainer.generate(&tokens, &options).unwrap();
+        for found in written {
+            let seen = &tokens[tokens.len().saturating_sub(model.max_position_embeddings)..];
+            let logits = trainer.logits(seen, 1).unwrap();
+            let last = &logits[logits.len() - model.vocab_size..];
+            let best = last.iter().copied().fold(f32::MIN, f32::max);
+            assert!(best - last[found as usize] < 1e-4, "{tokens:?}: {found} of {last:?}");
+            tokens.push(found);
+        }
+        assert_eq!(tokens.len(), 23);
+        let mut few = Vec::new();
+        let mut take = |token| {
+            few.push(token);
+            few.len() < 5
+        };
+        trainer.generate_with(&[3, 1, 4], &options, &mut take).unwrap();
+        assert_eq!(few, tokens[3..8]);
+    }
+}
+
 #[test]
 fn a_trainer_moves_to_its_own_thread() {
     let model = tiny(true);

@@ -5,6 +5,7 @@
 
 mod attention;
 mod block;
+mod decode;
 mod loss;
 mod mlp;
 mod norm;
@@ -17,6 +18,7 @@ use brigade_protocol::{ModelConfig, TensorSpec};
 use brigade_torch_ext::autograd;
 use tch::{Device, Kind, Tensor};
 
+pub(crate) use self::decode::Decoding;
 pub(crate) use self::unit::{Gradients, Units, to_vec};
 use self::{block::block, norm::rms_norm, rope::Rope};
 use crate::{Error, Result};
@@ -87,7 +89,13 @@ impl Llama {
         let rope = self.rope(ids)?;
         let mut x = self.embed(ids)?;
         for layer in 0..self.config.num_hidden_layers {
-            x = block(&self.units.all[self.units.block(layer)].weights(false)?, &x, &rope, &self.shape)?;
+            x = block(
+                &self.units.all[self.units.block(layer)].weights(false)?,
+                &x,
+                &rope,
+                &self.shape,
+                None,
+            )?;
         }
         rms_norm(&x, &self.units.all[self.units.norm()].weights(false)?, self.shape.eps)
     }
@@ -180,13 +188,20 @@ impl Llama {
         Ok(self.units.all[self.units.output()].weights(false)?.f_view([-1, self.shape.hidden])?)
     }
 
-    /// Rotary tables for the length of `ids` `[sequences, length]`; made anew only for a longer one than ever.
+    /// Rotary tables for the length of `ids` `[sequences, length]`.
     fn rope(&self, ids: &Tensor) -> Result<Rope> {
-        let length = ids.size()[1];
+        self.rope_at(0, ids.size()[1])
+    }
+
+    /// Rotary tables of `length` positions from `start` on; made anew only beyond the longest ones ever.
+    fn rope_at(&self, start: i64, length: i64) -> Result<Rope> {
         let mut cached = self.rope.borrow_mut();
         match cached.as_ref() {
-            Some(rope) if rope.length() >= length => rope.first(length),
-            _ => cached.insert(Rope::new(&self.config, length, self.kind, self.device)?).first(length),
+            Some(rope) if rope.length() >= start + length => rope.part(start, length),
+            _ => {
+                let rope = Rope::new(&self.config, start + length, self.kind, self.device)?;
+                cached.insert(rope).part(start, length)
+            }
         }
     }
 }
@@ -204,7 +219,7 @@ impl BlockRun {
         if model.recompute {
             let _guard = tch::no_grad_guard();
             let weights = model.units.all[model.units.block(layer)].weights(false)?;
-            let output = block(&weights, &input, rope, &model.shape)?;
+            let output = block(&weights, &input, rope, &model.shape, None)?;
             return Ok((Self { layer, input, graph: None }, output));
         }
         let input = input.f_requires_grad_(true)?;
@@ -216,7 +231,7 @@ impl BlockRun {
     /// The block's weights as a leaf, and its output with the graph that leads to it.
     fn graph(model: &Llama, layer: usize, input: &Tensor, rope: &Rope) -> Result<(Tensor, Tensor)> {
         let weights = model.units.all[model.units.block(layer)].weights(true)?;
-        let output = tch::with_grad(|| block(&weights, input, rope, &model.shape))?;
+        let output = tch::with_grad(|| block(&weights, input, rope, &model.shape, None))?;
         Ok((weights, output))
     }
 

@@ -46,9 +46,9 @@ impl Rope {
         self.length
     }
 
-    /// The tables of the first `length` positions; shares their storage.
-    pub(crate) fn first(&self, length: i64) -> Result<Self> {
-        let cut = |table: &Tensor| table.f_narrow(0, 0, length);
+    /// The tables of `length` positions from `start` on; shares their storage.
+    pub(crate) fn part(&self, start: i64, length: i64) -> Result<Self> {
+        let cut = |table: &Tensor| table.f_narrow(0, start, length);
         Ok(Self { cos: cut(&self.cos)?, sin: cut(&self.sin)?, length, half: self.half })
     }
 
