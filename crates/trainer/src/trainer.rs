@@ -74,7 +74,9 @@ pub struct StepStats {
 #[derive(Debug)]
 pub struct Trainer {
     model: Llama,
-    optimizer: AdamW,
+    adamw: AdamWConfig,
+    /// From the first step on: who only measures needs no room for moments, which take twice that of the weights.
+    optimizer: Option<AdamW>,
     micro_batch: Option<usize>,
 }
 
@@ -102,9 +104,8 @@ impl Trainer {
         let device = device.resolve()?;
         let kind = compute_dtype.resolve(device);
         let model = Llama::zeros(model, kind, device, recompute)?;
-        let optimizer = AdamW::new(adamw, &model.units)?;
         tracing::debug!(parameters = model.config.num_parameters(), ?device, ?kind, "made a trainer");
-        Ok(Self { model, optimizer, micro_batch })
+        Ok(Self { model, adamw, optimizer: None, micro_batch })
     }
 
     /// The model's shape.
@@ -183,7 +184,10 @@ impl Trainer {
             return Err(Error::Setting { field: "lr", value: lr, must: "at least 0 and finite" });
         }
         let (loss, gradients) = self.backward(batch)?;
-        let grad_norm = self.optimizer.step(&mut self.model.units, gradients, lr)?;
+        let mut optimizer = self.take_optimizer()?;
+        let stepped = optimizer.step(&mut self.model.units, gradients, lr);
+        self.optimizer = Some(optimizer);
+        let grad_norm = stepped?;
         Ok(StepStats { loss: loss as f32, grad_norm: grad_norm as f32, tokens: batch.targets() })
     }
 
@@ -262,7 +266,10 @@ impl Trainer {
     /// # Errors
     /// [`Error::Torch`] or [`Error::OptimizerState`].
     pub fn save_optimizer(&self) -> Result<Vec<u8>> {
-        self.optimizer.save(&self.model.units)
+        match &self.optimizer {
+            Some(optimizer) => optimizer.save(&self.model.units),
+            None => AdamW::new(self.adamw, &self.model.units)?.save(&self.model.units),
+        }
     }
 
     /// Takes over what [`save_optimizer`](Self::save_optimizer) wrote.
@@ -270,15 +277,15 @@ impl Trainer {
     /// # Errors
     /// [`Error::OptimizerState`] if the bytes are not the state of this model; then nothing has changed.
     pub fn load_optimizer(&mut self, bytes: &[u8]) -> Result<()> {
-        self.optimizer.load(&self.model.units, bytes)
+        let mut optimizer = self.take_optimizer()?;
+        let loaded = optimizer.load(&self.model.units, bytes);
+        self.optimizer = Some(optimizer);
+        loaded
     }
 
-    /// Sets the moments and the step count to zero.
-    ///
-    /// # Errors
-    /// [`Error::Torch`].
-    pub fn reset_optimizer(&mut self) -> Result<()> {
-        self.optimizer.reset()
+    /// The optimiser as it is, or a new one; to be put back.
+    fn take_optimizer(&mut self) -> Result<AdamW> {
+        self.optimizer.take().map_or_else(|| AdamW::new(self.adamw, &self.model.units), Ok)
     }
 
     /// The tokens that follow `prompt`, without it. Only as much of the end as the model's context holds is seen.

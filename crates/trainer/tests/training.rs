@@ -184,9 +184,10 @@ fn a_saved_optimiser_goes_on_where_it_was() {
     }
     assert_eq!(whole.parameters().unwrap(), resumed.parameters().unwrap());
 
-    resumed.reset_optimizer().unwrap();
-    let fresh = Trainer::new(config(tiny(false))).unwrap();
-    assert_eq!(resumed.save_optimizer().unwrap(), fresh.save_optimizer().unwrap());
+    // Before the first step there is a state, too.
+    let fresh = Trainer::new(config(tiny(false))).unwrap().save_optimizer().unwrap();
+    whole.load_optimizer(&fresh).unwrap();
+    assert_eq!(whole.save_optimizer().unwrap(), fresh);
 }
 
 #[test]

@@ -105,11 +105,6 @@ impl AdamW {
         Ok(Self { max_grad_norm, groups: [group(true)?, group(false)?] })
     }
 
-    /// Forgets all steps.
-    pub(crate) fn reset(&mut self) -> Result<()> {
-        Ok(self.groups.iter_mut().try_for_each(|group| group.fused.reset())?)
-    }
-
     /// Clips `gradients` and takes one step with learning rate `lr`; returns their norm before the clipping.
     ///
     /// # Errors
