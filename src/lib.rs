@@ -10,7 +10,9 @@
 //! | [`config`] | configuration files |
 //! | [`data`] | text in, token shards out |
 //! | [`demo`] | the whole system on one machine |
+//! | [`evaluate`] | how well a model predicts a text |
 //! | [`events`] | what a role tells |
+//! | [`folder`] | a model as a Hugging Face folder |
 //! | [`identity`] | the keys by which a participant is known |
 //! | [`lab`] | experiments in one process |
 //! | [`roles`] | aggregator, miner, validator |
@@ -23,7 +25,10 @@ pub mod config;
 pub mod data;
 #[cfg(feature = "torch")]
 pub mod demo;
+#[cfg(feature = "torch")]
+pub mod evaluate;
 pub mod events;
+pub mod folder;
 pub mod identity;
 #[cfg(feature = "torch")]
 pub mod lab;

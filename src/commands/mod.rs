@@ -7,6 +7,8 @@ mod demo;
 mod identity;
 #[cfg(feature = "torch")]
 mod lab;
+#[cfg(feature = "torch")]
+mod model;
 mod role;
 mod run;
 mod serve;
@@ -58,6 +60,12 @@ enum Command {
     /// Make update files, read them, look into them.
     #[command(subcommand)]
     Update(update::Action),
+    /// Measure how well a model predicts a text.
+    #[cfg(feature = "torch")]
+    Eval(model::EvalArgs),
+    /// Let a model go on from a prompt.
+    #[cfg(feature = "torch")]
+    Generate(model::GenerateArgs),
     /// Serve buckets from a folder over S3: the embedded server.
     Serve(serve::Args),
 }
@@ -83,6 +91,10 @@ impl Cli {
             Command::Lab(action) => lab::run(action),
             Command::Bench(action) => bench::run(action),
             Command::Update(action) => update::run(action),
+            #[cfg(feature = "torch")]
+            Command::Eval(args) => model::eval(args),
+            #[cfg(feature = "torch")]
+            Command::Generate(args) => model::generate(args),
             Command::Serve(args) => serve::run(args),
         }
     }

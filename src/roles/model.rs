@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 
 use anyhow::Context as _;
-use brigade_protocol::Manifest;
+use brigade_protocol::{Manifest, ModelConfig};
 use brigade_trainer::{AdamWConfig, ComputeDtype, DeviceChoice, Trainer, TrainerConfig};
 use tokio::sync::oneshot;
 
@@ -58,6 +58,18 @@ impl Model {
 
 /// What the manifest and the machine's owner say, as the trainer wants to be told.
 pub(crate) fn trainer_config(manifest: &Manifest, compute: &Compute) -> Result<TrainerConfig, ConfigError> {
+    let training = &manifest.training;
+    let adamw = AdamWConfig {
+        betas: (training.betas[0], training.betas[1]),
+        eps: training.eps,
+        weight_decay: training.weight_decay,
+        max_grad_norm: Some(training.max_grad_norm),
+    };
+    Ok(TrainerConfig { adamw, ..device_config(&manifest.model, compute)? })
+}
+
+/// The same for a model that belongs to no run.
+pub(crate) fn device_config(model: &ModelConfig, compute: &Compute) -> Result<TrainerConfig, ConfigError> {
     let invalid = |field: &str, value: &str, must: &str| ConfigError::Invalid {
         field: format!("compute.{field}"),
         reason: format!("`{value}` must be {must}"),
@@ -76,19 +88,11 @@ pub(crate) fn trainer_config(manifest: &Manifest, compute: &Compute) -> Result<T
         Some("bfloat16") => ComputeDtype::BFloat16,
         Some(text) => return Err(invalid("dtype", text, "auto, float32, or bfloat16")),
     };
-    let training = &manifest.training;
-    let adamw = AdamWConfig {
-        betas: (training.betas[0], training.betas[1]),
-        eps: training.eps,
-        weight_decay: training.weight_decay,
-        max_grad_norm: Some(training.max_grad_norm),
-    };
     Ok(TrainerConfig {
         device,
         compute_dtype,
         threads: compute.threads,
-        adamw,
         micro_batch: compute.micro_batch,
-        ..TrainerConfig::new(manifest.model.clone())
+        ..TrainerConfig::new(model.clone())
     })
 }

@@ -8,7 +8,7 @@ use brigade_protocol::{Digest, ModelConfig, Parameters};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::run::checkpoint::{parameters_from_bytes, parameters_to_bytes};
+use crate::folder;
 
 /// The miner's memory after it compressed the update of a window.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Store {
         Ok(Some(PeerState {
             window: summary.window,
             open: summary.open,
-            error_feedback: parameters_from_bytes(&read("error_feedback.safetensors")?, model)?,
+            error_feedback: folder::from_bytes(&read("error_feedback.safetensors")?, model)?,
             optimizer: read("optimizer.safetensors")?,
             update: read("update.bin")?.into(),
             receipt: read("receipt.json")?.into(),
@@ -93,7 +93,7 @@ impl Store {
             let summary =
                 Summary { run: self.run, window: state.window, open: state.open, settled: state.settled };
             for (file, bytes) in [
-                ("error_feedback.safetensors", &parameters_to_bytes(&state.error_feedback)?[..]),
+                ("error_feedback.safetensors", &folder::to_bytes(&state.error_feedback)?[..]),
                 ("optimizer.safetensors", &state.optimizer),
                 ("update.bin", &state.update),
                 ("receipt.json", &state.receipt),
