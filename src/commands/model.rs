@@ -14,8 +14,11 @@ use crate::evaluate::{self, Score, Text};
 use crate::folder::Folder;
 use crate::roles::model::device_config;
 
-/// The longest text that is evaluated, in bytes.
-const MAX_TEXT_BYTES: u64 = 1 << 30;
+/// The longest text that is evaluated, in bytes: it is encoded as a whole.
+const MAX_TEXT_BYTES: u64 = 256 << 20;
+
+/// Tokens that go through the model at once, unless somebody says otherwise.
+const BATCH_TOKENS: usize = 16_384;
 
 /// A model, and where it computes.
 #[derive(Debug, clap::Args)]
@@ -35,17 +38,21 @@ struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// The model with its parameters, and its tokenizer.
-    fn load(self) -> anyhow::Result<(Trainer, Encoder)> {
-        let Self { checkpoint, device, dtype, threads } = self;
+    fn open(&self) -> anyhow::Result<Folder> {
+        Folder::open(&self.checkpoint)
+    }
+
+    /// The model with its parameters. These are read first: what is not there needs no room.
+    fn load(self, folder: &Folder) -> anyhow::Result<Trainer> {
+        let Self { device, dtype, threads, .. } = self;
         let compute = Compute { device: Some(device), dtype: Some(dtype), threads, micro_batch: None };
-        let folder = Folder::open(&checkpoint)?;
-        let encoder = folder.tokenizer()?;
-        let mut trainer = Trainer::new(device_config(folder.model(), &compute)?)?;
+        let config = device_config(folder.model(), &compute)?;
         let bar = bar("reading the model");
-        trainer.load_parameters(folder.parameters(&bar)?.tensors())?;
+        let parameters = folder.parameters(&bar)?;
         bar.finish_and_clear();
-        Ok((trainer, encoder))
+        let mut trainer = Trainer::new(config)?;
+        trainer.load_parameters(parameters.tensors())?;
+        Ok(trainer)
     }
 }
 
@@ -57,12 +64,12 @@ pub(super) struct EvalArgs {
     /// A file of plain text (UTF-8), taken as one text.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Tokens in a window; the model's context when left out.
+    /// Tokens in a window; when left out the model's context, but at most 2048.
     #[arg(long, value_name = "TOKENS")]
     sequence_length: Option<usize>,
-    /// Windows that go through the model at once.
-    #[arg(long, value_name = "WINDOWS", default_value_t = 8)]
-    batch_size: usize,
+    /// Windows that go through the model at once; some 16,384 tokens when left out.
+    #[arg(long, value_name = "WINDOWS")]
+    batch_size: Option<usize>,
     /// Answer as JSON.
     #[arg(long)]
     json: bool,
@@ -74,13 +81,19 @@ pub(super) struct EvalArgs {
 /// Names what is wrong with the folder or the text.
 pub(super) fn eval(args: EvalArgs) -> anyhow::Result<()> {
     let EvalArgs { model, data, sequence_length, batch_size, json } = args;
-    let text = read_text(&data)?;
-    let (trainer, encoder) = model.load()?;
-    let (tokens, bytes) = evaluate::tokens(&encoder, text)?;
-    let length = sequence_length.unwrap_or(trainer.model_config().max_position_embeddings);
+    let folder = model.open()?;
+    let context = folder.model().max_position_embeddings;
+    let length = sequence_length.unwrap_or(context.min(2048));
+    anyhow::ensure!(
+        (2..=context + 1).contains(&length),
+        "--sequence-length is {length}, must be from 2 to {}: the model's context is {context}",
+        context + 1
+    );
+    let (tokens, bytes) = evaluate::tokens(&folder.tokenizer()?, read_text(&data)?)?;
     let text = Text::cut(tokens, bytes, length).with_context(|| data.display().to_string())?;
+    let trainer = model.load(&folder)?;
     let bar = bar("windows");
-    let score = text.score(&trainer, batch_size, &bar)?;
+    let score = text.score(&trainer, batch_size.unwrap_or(BATCH_TOKENS / length), &bar)?;
     bar.finish_and_clear();
     super::answer(if json { serde_json::to_string(&score)? } else { describe(&score) })
 }
@@ -131,28 +144,25 @@ pub(super) struct GenerateArgs {
 /// Names what is wrong with the folder or an option.
 pub(super) fn generate(args: GenerateArgs) -> anyhow::Result<()> {
     let GenerateArgs { model, prompt, max_new_tokens, temperature, top_p, seed } = args;
-    let (trainer, encoder) = model.load()?;
     let seed = match seed {
         Some(seed) => seed,
         None => getrandom::u64().map_err(|error| anyhow::anyhow!("no randomness: {error}"))?,
     };
-    let mut tokens = evaluate::tokens(&encoder, prompt)?.0;
+    let folder = model.open()?;
+    let encoder = folder.tokenizer()?;
+    let mut stop_tokens = folder.end_tokens()?;
+    stop_tokens.push(encoder.end_of_document());
+    let options = GenerateOptions { max_new_tokens, temperature, top_p, seed, stop_tokens };
+    options.validate()?;
+    let mut tokens = encoder.encode_prompt(&prompt)?;
     if tokens.is_empty() {
         // What a document begins after.
         tokens.push(encoder.end_of_document());
     }
-    let stop_token = Some(encoder.end_of_document());
-    let options = GenerateOptions { max_new_tokens, temperature, top_p, seed, stop_token };
-    let mut printed = Printed { encoder: &encoder, tokens: tokens.clone(), length: 0 };
-    let mut shown = printed.show();
-    trainer.generate_with(&tokens, &options, |token| {
-        if stop_token != Some(token) && shown.is_ok() {
-            printed.tokens.push(token);
-            shown = printed.show();
-        }
-        shown.is_ok()
-    })?;
-    match shown.map_err(|error| error.downcast::<io::Error>()) {
+    let trainer = model.load(&folder)?;
+    match write_on(&trainer, &encoder, &prompt, &tokens, &options)
+        .map_err(anyhow::Error::downcast::<io::Error>)
+    {
         // Who reads it has read enough, as `head` does.
         Err(Ok(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(Ok(error)) => Err(error).context("cannot write to the standard output"),
@@ -161,24 +171,40 @@ pub(super) fn generate(args: GenerateArgs) -> anyhow::Result<()> {
     }
 }
 
-/// The text so far, and how much of it is on the standard output.
-struct Printed<'a> {
-    encoder: &'a Encoder,
-    tokens: Vec<u32>,
-    length: usize,
-}
-
-impl Printed<'_> {
-    /// Prints what is new, unless it ends within a character: a token may be a part of one.
-    fn show(&mut self) -> anyhow::Result<()> {
-        let text = self.encoder.decode(&self.tokens)?;
-        if let Some(new) = text.get(self.length..).filter(|new| !new.ends_with(char::REPLACEMENT_CHARACTER)) {
-            let mut output = io::stdout();
-            write!(output, "{new}").and_then(|()| output.flush())?;
-            self.length = text.len();
-        }
-        Ok(())
+/// Prints `prompt`, whose tokens are `tokens`, and then what follows.
+fn write_on(
+    trainer: &Trainer,
+    encoder: &Encoder,
+    prompt: &str,
+    tokens: &[u32],
+    options: &GenerateOptions,
+) -> anyhow::Result<()> {
+    let print = |text: &str| {
+        let mut output = io::stdout();
+        write!(output, "{text}").and_then(|()| output.flush())
+    };
+    print(prompt)?;
+    // What a token stands for depends on those before it.
+    let mut stream = encoder.stream();
+    for token in tokens {
+        stream(*token)?;
     }
+    let (mut held, mut shown) = (Vec::new(), Ok(()));
+    trainer.generate_with(tokens, options, |token| {
+        held.push(token);
+        shown = stream(token).map_err(anyhow::Error::from).and_then(|text| {
+            if let Some(text) = text {
+                held.clear();
+                print(&text)?;
+            }
+            Ok(())
+        });
+        shown.is_ok()
+    })?;
+    shown?;
+    held.retain(|token| !options.stop_tokens.contains(token));
+    // A character that was never finished.
+    Ok(print(&encoder.decode(&held)?)?)
 }
 
 /// A bar on standard error, if that is a terminal.

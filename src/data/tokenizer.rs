@@ -42,13 +42,25 @@ impl Encoder {
     /// # Errors
     /// [`DataError::Tokenizer`], [`DataError::Io`].
     pub fn load(path: &Path, end_of_document: Option<&str>) -> Result<Self, DataError> {
+        Self::load_with(path, end_of_document.map_or(End::Usual, End::Named))
+    }
+
+    /// Loads a `tokenizer.json` of which the token that ends a document is known by its number.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with_end(path: &Path, end_of_document: u32) -> Result<Self, DataError> {
+        Self::load_with(path, End::Number(end_of_document))
+    }
+
+    fn load_with(path: &Path, end: End<'_>) -> Result<Self, DataError> {
         let wrong = |reason: String| DataError::Tokenizer { path: path.to_owned(), reason };
         let length = std::fs::metadata(path).map_err(|error| DataError::io(path, error))?.len();
         if length > MAX_TOKENIZER_BYTES {
             return Err(wrong(format!("longer than {} MiB", MAX_TOKENIZER_BYTES >> 20)));
         }
         let json = std::fs::read(path).map_err(|error| DataError::io(path, error))?;
-        Self::from_json(json, end_of_document).map_err(wrong)
+        Self::from_json(json, end).map_err(wrong)
     }
 
     /// Trains byte-level BPE (GPT-2, as in Radford et al. 2019 §2.2) with `vocab_size` tokens on `sample`. A sample too poor for
@@ -62,7 +74,7 @@ impl Encoder {
         Self::check_vocab(vocab_size)?;
         let json = train_json(vocab_size, &sample)
             .map_err(|error| DataError::Train { reason: error.to_string() })?;
-        Self::from_json(json.into_bytes(), Some(END_OF_DOCUMENT))
+        Self::from_json(json.into_bytes(), End::Named(END_OF_DOCUMENT))
             .map_err(|reason| DataError::Train { reason })
     }
 
@@ -75,7 +87,7 @@ impl Encoder {
         Err(DataError::setting("--train-bpe", reason))
     }
 
-    fn from_json(json: Vec<u8>, end_of_document: Option<&str>) -> Result<Self, String> {
+    fn from_json(json: Vec<u8>, end: End<'_>) -> Result<Self, String> {
         let mut tokenizer =
             Tokenizer::from_bytes(&json).map_err(|error| error.to_string().replace('\n', " "))?;
         // A file may carry the truncation and padding of whoever saved it; documents are encoded whole.
@@ -87,8 +99,12 @@ impl Encoder {
             return Err(format!("{vocab_size} token ids, not 1..={MAX_VOCAB_SIZE}"));
         }
         let words = word_cache(&json)?;
-        let names = end_of_document.as_ref().map_or(END_NAMES, std::slice::from_ref);
-        let id = names.iter().find_map(|name| tokenizer.token_to_id(name));
+        let (names, id) = match &end {
+            End::Usual => (END_NAMES, None),
+            End::Named(name) => (std::slice::from_ref(name), None),
+            End::Number(id) => (&[][..], Some(*id)),
+        };
+        let id = id.or_else(|| names.iter().find_map(|name| tokenizer.token_to_id(name)));
         let Some(end_of_document) = id else {
             return Err(format!("has no token {}: name one with --end-of-document", names.join(" or ")));
         };
@@ -127,7 +143,26 @@ impl Encoder {
             None => whole(text),
         };
         let encoded: tokenizers::Result<_> = documents.par_iter().map(encode).collect();
-        encoded.map_err(|error| DataError::Encode { reason: error.to_string() })
+        encoded.map_err(encode_error)
+    }
+
+    /// Encodes how a text begins, for a model to go on: special tokens that are spelt in it count, and those that the
+    /// tokenizer begins a text with are added.
+    ///
+    /// # Errors
+    /// [`DataError::Encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        let mut tokenizer = self.tokenizer.clone();
+        tokenizer.set_encode_special_tokens(false);
+        let encoding = tokenizer.encode_fast(text, true);
+        encoding.map(|encoding| encoding.get_ids().to_vec()).map_err(encode_error)
+    }
+
+    /// Text from tokens that come one by one: each call gives what is certain after one more, which is nothing within a
+    /// character. Special tokens are left out.
+    pub fn stream(&self) -> impl FnMut(u32) -> Result<Option<String>, DataError> + '_ {
+        let mut stream = self.tokenizer.decode_stream(true);
+        move |token| stream.step(token).map_err(encode_error)
     }
 
     /// The text of `tokens`, special tokens included.
@@ -135,8 +170,23 @@ impl Encoder {
     /// # Errors
     /// [`DataError::Encode`].
     pub fn decode(&self, tokens: &[u32]) -> Result<String, DataError> {
-        self.tokenizer.decode(tokens, false).map_err(|error| DataError::Encode { reason: error.to_string() })
+        self.tokenizer.decode(tokens, false).map_err(encode_error)
     }
+}
+
+/// By what the token that ends a document is known.
+#[derive(Clone, Copy)]
+enum End<'a> {
+    /// One of its usual names.
+    Usual,
+    Named(&'a str),
+    Number(u32),
+}
+
+// By value, as `map_err` gives it.
+#[allow(clippy::needless_pass_by_value)]
+fn encode_error(error: tokenizers::Error) -> DataError {
+    DataError::Encode { reason: error.to_string() }
 }
 
 /// Trains on word counts: what [`Tokenizer::train`] does, without its bookkeeping of where each word came from.
@@ -239,7 +289,7 @@ mod tests {
         let edited = |edit: &dyn Fn(&mut serde_json::Value)| {
             let mut value = value.clone();
             edit(&mut value);
-            Encoder::from_json(value.to_string().into_bytes(), Some(END_OF_DOCUMENT))
+            Encoder::from_json(value.to_string().into_bytes(), End::Named(END_OF_DOCUMENT))
         };
         assert!(edited(&|v| v["pre_tokenizer"]["trim_offsets"] = false.into()).unwrap().words.is_some());
         let spaced = edited(&|v| v["pre_tokenizer"]["add_prefix_space"] = true.into()).unwrap();

@@ -23,7 +23,7 @@ pub(super) async fn write(run: &Run, settings: &Participant, folder: &Path) -> a
     let theta = checkpoint::fetch_theta(run, &checkpoint::latest(run).await?.record).await?;
     let model = Model::start(run.manifest(), &settings.compute).await?;
     let options =
-        GenerateOptions { max_new_tokens: 120, stop_token: Some(end), ..GenerateOptions::default() };
+        GenerateOptions { max_new_tokens: 120, stop_tokens: vec![end], ..GenerateOptions::default() };
     let from = prompt.clone();
     let written = model.call(move |trainer| {
         trainer.load_parameters(theta.tensors())?;

@@ -35,9 +35,10 @@ impl Folder {
         let config = json(&at).with_context(|| format!("{} is no Hugging Face folder", path.display()))?;
         let model = ModelConfig::from_hugging_face(&config).with_context(|| at.display().to_string())?;
         let (whole, index) = (path.join("model.safetensors"), path.join("model.safetensors.index.json"));
-        let files = match (index.exists(), whole.exists()) {
-            (true, _) => parts(path, &index)?,
-            (false, true) => vec![whole],
+        // A folder that was saved anew in one piece may still have an old index; `transformers` looks in this order.
+        let files = match (whole.exists(), index.exists()) {
+            (true, _) => vec![whole],
+            (false, true) => parts(path, &index)?,
             (false, false) => anyhow::bail!(
                 "{} has no model.safetensors, whole or in parts; save the model with `safe_serialization=True`",
                 path.display()
@@ -65,7 +66,10 @@ impl Folder {
         for path in &self.files {
             let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
             let mut read = || -> anyhow::Result<()> {
-                for (name, view) in SafeTensors::deserialize(&bytes)?.tensors() {
+                let mut found = SafeTensors::deserialize(&bytes)?.tensors();
+                // In an order of its own, so that of several wrong ones it is always the same that is named.
+                found.sort_by(|(a, _), (b, _)| a.cmp(b));
+                for (name, view) in found {
                     match wanted.get(name.as_str()) {
                         Some(spec) => drop(tensors.insert(name, floats(spec, &view)?)),
                         None if is_redundant(&name, &self.model) => {}
@@ -85,7 +89,11 @@ impl Folder {
     /// # Errors
     /// When there is none, or it has tokens that the model does not know.
     pub fn tokenizer(&self) -> anyhow::Result<Encoder> {
-        let encoder = Encoder::load(&self.path.join("tokenizer.json"), None)?;
+        let path = self.path.join("tokenizer.json");
+        let encoder = match self.end_tokens()?.first() {
+            Some(end) => Encoder::load_with_end(&path, *end)?,
+            None => Encoder::load(&path, None)?,
+        };
         let (tokens, rows) = (encoder.vocab_size() as usize, self.model.vocab_size);
         anyhow::ensure!(
             tokens <= rows,
@@ -93,6 +101,27 @@ impl Folder {
             self.path.display()
         );
         Ok(encoder)
+    }
+
+    /// The tokens that end a text, as `generation_config.json` or else `config.json` says; none if neither does.
+    ///
+    /// # Errors
+    /// When a file is no JSON.
+    pub fn end_tokens(&self) -> anyhow::Result<Vec<u32>> {
+        for file in ["generation_config.json", "config.json"] {
+            let path = self.path.join(file);
+            if !path.exists() {
+                continue;
+            }
+            let config = json(&path)?;
+            let end = config.get("eos_token_id").unwrap_or(&serde_json::Value::Null);
+            let ends = end.as_array().map_or(std::slice::from_ref(end), Vec::as_slice);
+            let ends: Vec<u32> = ends.iter().filter_map(|end| u32::try_from(end.as_u64()?).ok()).collect();
+            if !ends.is_empty() {
+                return Ok(ends);
+            }
+        }
+        Ok(Vec::new())
     }
 }
 

@@ -57,7 +57,7 @@ struct Products {
     simd: Simd,
     /// Number of updates, rounded up to whole [`COLUMNS`].
     width: usize,
-    /// How many updates have a value at each position; from 255 on, some that they have.
+    /// How many updates have a value at each position; 255 if there are more.
     uses: Box<[u8; CHUNK]>,
     /// Which row a position has, from 1 on; 0 for none.
     numbers: Box<[u16; CHUNK]>,

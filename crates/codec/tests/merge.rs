@@ -182,6 +182,23 @@ fn merge_refuses_what_does_not_belong_and_changes_nothing() {
     assert!(matches!(error, Error::Value { tensor: 1, index, .. } if Some(index) == kept));
 }
 
+/// More updates than columns of a block, than a block of rows, and than a byte counts.
+#[test]
+fn gram_of_many_is_that_of_pairs() {
+    let layout = common::layout(&[&[64, 64], &[100]]);
+    let few = some_updates(&layout, 9);
+    for count in [9, 30, 300] {
+        let all: Vec<_> = few.iter().cycle().take(count).collect();
+        let products = gram(&all).unwrap();
+        for a in 0..count {
+            for b in (0..count).filter(|b| a % 9 != b % 9) {
+                let pair = gram(&[&few[a.max(b) % 9], &few[a.min(b) % 9]]).unwrap()[1];
+                assert_eq!(products[a * count + b].to_bits(), pair.to_bits(), "{count}: {a}, {b}");
+            }
+        }
+    }
+}
+
 #[test]
 fn gram_is_the_dense_inner_products() {
     let layout = model();

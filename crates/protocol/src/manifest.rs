@@ -244,7 +244,7 @@ impl Windows {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Scoring {
-    /// Sequences in one loss measurement.
+    /// Sequences in one loss measurement; two at least, or nothing could be said of how sure it is.
     pub sequences: u32,
     /// Held-out sequences in an evaluation.
     pub heldout_sequences: u32,
@@ -290,7 +290,7 @@ impl Manifest {
             ("windows.max_peers", u64::from(w.max_peers), u64::from(w.min_peers.max(w.start_peers)), 65_536),
             ("windows.evict_after", u64::from(w.evict_after), 1, 1 << 20),
             ("windows.checkpoint_every", w.checkpoint_every, 1, 1 << 20),
-            ("scoring.sequences", u64::from(self.scoring.sequences), 1, 1 << 20),
+            ("scoring.sequences", u64::from(self.scoring.sequences), 2, 1 << 20),
             ("scoring.heldout_sequences", u64::from(self.scoring.heldout_sequences), 1, 1 << 20),
         ];
         for (field, value, low, high) in bounded {

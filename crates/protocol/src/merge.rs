@@ -49,7 +49,7 @@ pub fn exclusions(manifest: &Manifest, cutoff: &Cutoff, heard: &[Signed<Scores>]
 /// What the true improvement exceeds as seldom as a normal variable exceeds `sigmas`; nothing after one sequence.
 ///
 /// The standard error is itself estimated from the same few sequences, so it is Student's t that tells how far the mean
-/// may be off: of four, three sigmas are 9.2 standard errors, and taken as three they blame 1 in 35 who did no harm.
+/// may be off: of four, three sigmas are 8.5 standard errors, and taken as three they blame 1 in 35 who did no harm.
 fn upper_bound(improvement: &Improvement, sigmas: f64) -> Option<f64> {
     let freedom = improvement.sequences.checked_sub(1).filter(|freedom| *freedom > 0)?;
     Some(improvement.mean + student_t(sigmas, f64::from(freedom)) * improvement.standard_error)

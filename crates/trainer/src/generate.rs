@@ -16,19 +16,23 @@ pub struct GenerateOptions {
     pub top_p: f64,
     /// The same seed, prompt and parameters give the same tokens on the same device.
     pub seed: u64,
-    /// Stop after this token, if it comes.
-    pub stop_token: Option<u32>,
+    /// Stop after any of these tokens, if it comes.
+    pub stop_tokens: Vec<u32>,
 }
 
 impl Default for GenerateOptions {
-    /// 64 tokens at temperature 0.8, top-p 0.95, seed 0, no stop token.
+    /// 64 tokens at temperature 0.8, top-p 0.95, seed 0, no stop tokens.
     fn default() -> Self {
-        Self { max_new_tokens: 64, temperature: 0.8, top_p: 0.95, seed: 0, stop_token: None }
+        Self { max_new_tokens: 64, temperature: 0.8, top_p: 0.95, seed: 0, stop_tokens: Vec::new() }
     }
 }
 
 impl GenerateOptions {
-    pub(crate) fn validate(&self) -> Result<()> {
+    /// Checks that the options can be followed.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] names the one that is out of range.
+    pub fn validate(&self) -> Result<()> {
         let (t, p) = (self.temperature, self.top_p);
         if !(t.is_finite() && t >= 0.0) {
             return Err(Error::Setting { field: "temperature", value: t, must: "at least 0 and finite" });

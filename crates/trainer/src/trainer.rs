@@ -283,6 +283,15 @@ impl Trainer {
         loaded
     }
 
+    /// Makes room for the optimiser's moments, which else come with the first step: too little memory shows now.
+    ///
+    /// # Errors
+    /// [`Error::Torch`].
+    pub fn prepare_training(&mut self) -> Result<()> {
+        self.optimizer = Some(self.take_optimizer()?);
+        Ok(())
+    }
+
     /// The optimiser as it is, or a new one; to be put back.
     fn take_optimizer(&mut self) -> Result<AdamW> {
         self.optimizer.take().map_or_else(|| AdamW::new(self.adamw, &self.model.units), Ok)
@@ -308,7 +317,7 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Setting`] if an option is out of range, [`Error::Batch`] if the prompt is empty, [`Error::Token`] if
-    /// it holds an id that the model does not have.
+    /// it holds an id that the model does not have, [`Error::NotFinite`] if the model's weights are no numbers.
     pub fn generate_with(
         &self,
         prompt: &[u32],
@@ -327,20 +336,26 @@ impl Trainer {
         let context = self.model.config.max_position_embeddings;
         let mut sampler = Sampler::new(options);
         let mut tokens = prompt.to_vec();
-        let longest = context.min(prompt.len().saturating_add(options.max_new_tokens));
+        tokens.drain(..tokens.len().saturating_sub(context));
+        let longest = context.min(tokens.len().saturating_add(options.max_new_tokens));
         let mut decoding = Decoding::new(&self.model, longest as i64)?;
         let mut passed = 0;
         for _ in 0..options.max_new_tokens {
             if tokens.len() > context {
                 // Every position has moved by one, so nothing that was kept is right any more.
-                tokens.drain(..tokens.len() - context);
-                (decoding, passed) = (Decoding::new(&self.model, context as i64)?, 0);
+                tokens.remove(0);
+                decoding.clear();
+                passed = 0;
             }
             let ids = id_tensor(&tokens[passed..], tokens.len() - passed, self.model.device)?;
-            let token = sampler.choose(&to_vec(&decoding.extend(&self.model, &ids)?)?) as u32;
+            let logits = to_vec(&decoding.extend(&self.model, &ids)?)?;
+            if logits.iter().all(|logit| logit.is_nan()) {
+                return Err(Error::NotFinite { what: "logits", value: f64::NAN });
+            }
+            let token = sampler.choose(&logits) as u32;
             passed = tokens.len();
             tokens.push(token);
-            if !take(token) || options.stop_token == Some(token) {
+            if !take(token) || options.stop_tokens.contains(&token) {
                 break;
             }
         }

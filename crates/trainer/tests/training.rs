@@ -291,7 +291,7 @@ fn generation_repeats_itself_and_slides_beyond_the_context() {
     let tokens = trainer.generate(&[0, 1, 2, 3, 0], &greedy).unwrap();
     assert_eq!(tokens[..6], [1, 2, 3, 0, 1, 2]);
     assert_eq!(tokens.len(), 30);
-    let stopped = GenerateOptions { stop_token: Some(3), ..greedy };
+    let stopped = GenerateOptions { stop_tokens: vec![3], ..greedy.clone() };
     assert_eq!(trainer.generate(&[0, 1, 2, 3, 0], &stopped).unwrap(), [1, 2, 3]);
 
     let warm = GenerateOptions { temperature: 2.0, seed: 7, ..GenerateOptions::default() };

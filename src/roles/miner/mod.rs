@@ -57,6 +57,8 @@ pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) 
     let samples = Samples::open(&run, &settings).await?;
     let model = Model::start(run.manifest(), &settings.compute).await?;
     reporter.tell(Event::Ready { peer: identity.id(), run: run.id() });
+    // Now, and not in the first window: too little memory is to show before anybody counts on us.
+    model.call(brigade_trainer::Trainer::prepare_training).await??;
     let sent = store.load(&run.manifest().model)?;
     if let Some(sent) = &sent {
         let optimizer = sent.optimizer.clone();

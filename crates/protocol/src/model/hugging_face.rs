@@ -22,18 +22,20 @@ const FIELDS: [&str; 12] = [
 ];
 
 impl ModelConfig {
-    /// The shape that a `config.json` of `transformers` stands for, of version 4 or 5. What changes numbers must be there if its
-    /// default has changed between versions of `transformers`.
+    /// The shape that a `config.json` of `transformers` stands for, of version 4 or 5. What is left out has the default of its
+    /// `LlamaConfig`.
     ///
     /// # Errors
     /// [`Error::Model`] names what this family of models does not have (another activation, another kind of RoPE, quantised
     /// weights, …), and a field that is missing or impossible.
     pub fn from_hugging_face(config: &Value) -> Result<Self, Error> {
         refuse_the_foreign(config)?;
-        if config.get("rms_norm_eps").is_none() {
-            return Err(Error::model("rms_norm_eps", "is missing"));
-        }
         let mut fields = serde_json::Map::new();
+        fields.insert("rms_norm_eps".into(), json!(1e-6));
+        // Files older than grouped heads do not say that there are none.
+        if let Some(heads) = config.get("num_attention_heads") {
+            fields.insert("num_key_value_heads".into(), heads.clone());
+        }
         for field in FIELDS.into_iter().chain(["initializer_range"]) {
             if let Some(value) = config.get(field).filter(|value| !value.is_null()) {
                 fields.insert(field.into(), value.clone());
@@ -85,8 +87,6 @@ fn refuse_the_foreign(config: &Value) -> Result<(), Error> {
         ("model_type", json!("llama")),
         ("architectures", json!(["LlamaForCausalLM"])),
         ("hidden_act", json!("silu")),
-        ("pretraining_tp", json!(1)),
-        ("partial_rotary_factor", json!(1.0)),
         ("sliding_window", Value::Null),
         ("quantization_config", Value::Null),
     ];
@@ -104,17 +104,28 @@ fn refuse_the_foreign(config: &Value) -> Result<(), Error> {
 /// `rope_theta`, and what stands for `rope_scaling` if there is any. Version 4 has them beside each other, version 5 together
 /// in `rope_parameters`.
 fn rope(config: &Value) -> Result<(Value, Option<Value>), Error> {
-    let field = if config.get("rope_parameters").is_some_and(Value::is_object) {
-        "rope_parameters"
-    } else {
-        "rope_scaling"
+    let given = |field| config.get(field).filter(|value: &&Value| !value.is_null());
+    if given("rope_parameters").is_some()
+        && given("rope_scaling").is_some_and(|old| given("rope_parameters") != Some(old))
+    {
+        return Err(Error::model("rope_scaling", "differs from rope_parameters; leave one of them out"));
+    }
+    let field = if given("rope_parameters").is_some() { "rope_parameters" } else { "rope_scaling" };
+    let mut scaling = match given(field) {
+        None => serde_json::Map::new(),
+        Some(Value::Object(scaling)) => scaling.clone(),
+        Some(other) => return Err(Error::model(field, format!("is {other}, must be an object"))),
     };
-    let mut scaling = config.get(field).and_then(Value::as_object).cloned().unwrap_or_default();
-    let theta = scaling.remove("rope_theta").or_else(|| config.get("rope_theta").cloned());
-    let theta =
-        theta.filter(|theta| !theta.is_null()).ok_or_else(|| Error::model("rope_theta", "is missing"))?;
-    if scaling.remove("partial_rotary_factor").is_some_and(|factor| factor != 1.0) {
-        return Err(Error::model(field, "has a partial_rotary_factor, which is not supported"));
+    let theta = scaling
+        .remove("rope_theta")
+        .or_else(|| given("rope_theta").cloned())
+        .unwrap_or_else(|| json!(10_000.0));
+    for factor in
+        [scaling.remove("partial_rotary_factor"), given("partial_rotary_factor").cloned()].iter().flatten()
+    {
+        if factor.as_f64() != Some(1.0) {
+            return Err(Error::model("partial_rotary_factor", format!("is {factor}, only 1 is supported")));
+        }
     }
     // What early files of version 4 call it.
     let old_name = scaling.remove("type");
@@ -177,20 +188,27 @@ mod tests {
             ("architectures", json!(["LlamaForSequenceClassification"])),
             ("hidden_act", json!("gelu")),
             ("sliding_window", json!(4096)),
-            ("pretraining_tp", json!(2)),
+            ("partial_rotary_factor", json!(0.5)),
+            ("rope_scaling", json!("yarn")),
             ("quantization_config", json!({ "quant_method": "fp8" })),
             ("rope_scaling", json!({ "rope_type": "yarn", "factor": 4.0 })),
             ("rope_scaling", json!({ "type": "linear", "factor": 4.0 })),
             ("rope_parameters", json!({ "rope_type": "dynamic", "rope_theta": 1.0 })),
             ("config.json", json!(0)),
             ("hidden_size", json!(0)),
-            ("rope_theta", Value::Null),
-            ("rms_norm_eps", Value::Null),
+            ("rope_scaling", json!({ "rope_type": "default" })),
+            ("vocab_size", Value::Null),
         ] {
             let mut config = ModelConfig::preset("1b").unwrap().to_hugging_face();
             match (field, &value) {
                 ("config.json", _) => {
                     config["rope_scaling"] = json!({ "rope_type": "llama3", "factor": 4.0 })
+                }
+                ("rope_scaling", Value::Object(scaling))
+                    if scaling.get("rope_type") == Some(&json!("default")) =>
+                {
+                    config["rope_scaling"] = value;
+                    config["rope_parameters"] = json!({ "rope_type": "yarn", "rope_theta": 1.0 });
                 }
                 (_, Value::Null) => drop(config.as_object_mut().unwrap().remove(field)),
                 _ => config[field] = value,
@@ -199,5 +217,18 @@ mod tests {
             assert!(error.to_string().contains(field), "{field}: {error}");
         }
         assert!(ModelConfig::from_hugging_face(&json!([])).is_err());
+    }
+
+    /// As the first Llama was saved.
+    #[test]
+    fn what_is_left_out_has_the_default_of_transformers() {
+        let old = json!({
+            "model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008,
+            "num_hidden_layers": 32, "num_attention_heads": 32, "max_position_embeddings": 2048, "pretraining_tp": 2,
+            "partial_rotary_factor": 1, "rope_scaling": null,
+        });
+        let model = ModelConfig::from_hugging_face(&old).unwrap();
+        assert_eq!((model.num_key_value_heads, model.rope_theta, model.rms_norm_eps), (32, 10_000.0, 1e-6));
+        assert_eq!((model.num_parameters(), model.tie_word_embeddings), (6_738_415_616, false));
     }
 }

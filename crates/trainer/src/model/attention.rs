@@ -21,6 +21,11 @@ impl Past {
         Ok(Self { keys: room()?, values: room()?, length: 0 })
     }
 
+    /// Forgets all, and keeps the room.
+    pub(crate) fn clear(&mut self) {
+        self.length = 0;
+    }
+
     /// Appends `keys` and `values` `[1, kv_heads, count, head_dim]`; returns all there are.
     fn extend(&mut self, keys: &Tensor, values: &Tensor) -> Result<(Tensor, Tensor)> {
         let (before, count) = (self.length, keys.size()[2]);

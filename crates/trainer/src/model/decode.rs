@@ -21,6 +21,12 @@ impl Decoding {
         Ok(Self { pasts: (0..model.config.num_hidden_layers).map(past).collect::<Result<_>>()?, length: 0 })
     }
 
+    /// Back to nothing; the room stays.
+    pub(crate) fn clear(&mut self) {
+        self.length = 0;
+        self.pasts.iter_mut().for_each(Past::clear);
+    }
+
     /// fp32 logits `[vocab]` after the last of `ids`, int64 `[1, count]`: all of the prompt at first, then one at a time.
     pub(crate) fn extend(&mut self, model: &Llama, ids: &Tensor) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
