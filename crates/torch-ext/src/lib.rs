@@ -6,7 +6,7 @@
 //! | [`adamw`] | the fused AdamW step, and [`AdamW`] that owns its moments |
 //! | [`foreach`] | global norm, clipping, copy, add, lerp, scale, zero: one call for a whole model |
 //! | [`autograd`] | backward with given output gradients; replacing a gradient |
-//! | [`memory`] | what the CUDA caching allocator holds |
+//! | [`memory`] | what the CUDA caching allocator holds; keeping freed memory on the CPU |
 //!
 //! All `unsafe` of the workspace is in this crate. The C++ half (`src/shim.cpp`) turns every exception into an
 //! [`Error`] and checks shapes, kinds and devices before a kernel that trusts them is called.

@@ -45,17 +45,35 @@ pub enum ComputeDtype {
     Auto,
     /// IEEE single precision.
     Float32,
-    /// bfloat16: correct on every device, fast only on those that `Auto` picks it for.
+    /// bfloat16: correct on every device, fast only on those that `Auto` picks it for. Where a CPU multiplies bf16
+    /// matrices more slowly than fp32 ones, activations are bf16 and products are made in fp32.
     BFloat16,
 }
 
+/// What a model computes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Precision {
+    /// Dtype of activations.
+    pub(crate) activations: Kind,
+    /// Dtype in which matrices are multiplied. Weights are rounded to the activations' dtype in any case.
+    pub(crate) products: Kind,
+}
+
+impl Precision {
+    pub(crate) const FLOAT32: Self = Self { activations: Kind::Float, products: Kind::Float };
+    pub(crate) const BFLOAT16: Self = Self { activations: Kind::BFloat16, products: Kind::BFloat16 };
+    /// bf16 where multiplying in it is slow. A product of two bf16 numbers is exact in fp32, and sums are fp32 either
+    /// way, so only the order of the sums differs.
+    pub(crate) const BFLOAT16_WIDENED: Self = Self { activations: Kind::BFloat16, products: Kind::Float };
+}
+
 impl ComputeDtype {
-    pub(crate) fn resolve(self, device: Device) -> Kind {
+    pub(crate) fn resolve(self, device: Device) -> Precision {
+        let is_fast = device.is_cuda() || cpu_has_amx();
         match self {
-            Self::Float32 => Kind::Float,
-            Self::BFloat16 => Kind::BFloat16,
-            Self::Auto if device.is_cuda() || cpu_has_amx() => Kind::BFloat16,
-            Self::Auto => Kind::Float,
+            Self::BFloat16 | Self::Auto if is_fast => Precision::BFLOAT16,
+            Self::BFloat16 => Precision::BFLOAT16_WIDENED,
+            Self::Float32 | Self::Auto => Precision::FLOAT32,
         }
     }
 }
@@ -86,8 +104,8 @@ mod tests {
 
     #[test]
     fn explicit_precision_is_obeyed() {
-        assert_eq!(ComputeDtype::Float32.resolve(Device::Cuda(0)), Kind::Float);
-        assert_eq!(ComputeDtype::BFloat16.resolve(Device::Cpu), Kind::BFloat16);
-        assert_eq!(ComputeDtype::Auto.resolve(Device::Cuda(0)), Kind::BFloat16);
+        assert_eq!(ComputeDtype::Float32.resolve(Device::Cuda(0)), Precision::FLOAT32);
+        assert_eq!(ComputeDtype::BFloat16.resolve(Device::Cpu).activations, Kind::BFloat16);
+        assert_eq!(ComputeDtype::Auto.resolve(Device::Cuda(0)), Precision::BFLOAT16);
     }
 }

@@ -102,9 +102,12 @@ impl Trainer {
         }
         adamw.validate()?;
         let device = device.resolve()?;
-        let kind = compute_dtype.resolve(device);
-        let model = Llama::zeros(model, kind, device, recompute)?;
-        tracing::debug!(parameters = model.config.num_parameters(), ?device, ?kind, "made a trainer");
+        if device == Device::Cpu {
+            brigade_torch_ext::memory::keep_freed();
+        }
+        let precision = compute_dtype.resolve(device);
+        let model = Llama::zeros(model, precision, device, recompute)?;
+        tracing::debug!(parameters = model.config.num_parameters(), ?device, ?precision, "made a trainer");
         Ok(Self { model, adamw, optimizer: None, micro_batch })
     }
 

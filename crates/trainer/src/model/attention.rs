@@ -50,7 +50,8 @@ pub(crate) fn attention(
     past: Option<&mut Past>,
 ) -> Result<Tensor> {
     let Shape { heads, kv_heads, head_dim, .. } = *shape;
-    let projected = qkv.of(x)?;
+    let (kind, products) = (x.f_kind()?, qkv.weight.f_kind()?);
+    let projected = qkv.of(x)?.f_to_kind(kind)?;
     // Queries and keys are neighbours, so one rotation serves both; a split's backward is one concatenation.
     let parts = projected.f_split_with_sizes([(heads + kv_heads) * head_dim, kv_heads * head_dim], -1)?;
     let turned = rope.rotate(&parts[0].f_unflatten(-1, [heads + kv_heads, head_dim])?)?;
@@ -64,14 +65,15 @@ pub(crate) fn attention(
         (keys, values) = past.extend(&keys, &values)?;
     }
     let mixed = Tensor::f_scaled_dot_product_attention(
-        &by_head(&turned[0])?,
-        &keys,
-        &values,
+        &by_head(&turned[0])?.f_to_kind(products)?,
+        &keys.f_to_kind(products)?,
+        &values.f_to_kind(products)?,
         None::<&Tensor>,
         0.0,
         is_causal,
         None,
         heads != kv_heads,
     )?;
-    output.of(&mixed.f_transpose(1, 2)?.f_flatten(2, 3)?)
+    let mixed = mixed.f_transpose(1, 2)?.f_flatten(2, 3)?.f_to_kind(kind)?;
+    Ok(output.of(&mixed)?.f_to_kind(kind)?)
 }

@@ -17,7 +17,7 @@ impl Decoding {
     pub(crate) fn new(model: &Llama, capacity: i64) -> Result<Self> {
         // As long as it can get, so that no table is made anew on the way.
         model.rope_at(0, capacity)?;
-        let past = |_| Past::new(&model.shape, capacity, model.kind, model.device);
+        let past = |_| Past::new(&model.shape, capacity, model.kind(), model.device);
         Ok(Self { pasts: (0..model.config.num_hidden_layers).map(past).collect::<Result<_>>()?, length: 0 })
     }
 

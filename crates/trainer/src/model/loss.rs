@@ -26,7 +26,7 @@ fn chunk_rows(weight: &Tensor) -> i64 {
 
 /// The loss `scale · Σ cross-entropy` and its gradients.
 ///
-/// `hidden` `[positions, hidden]` and `weight` `[vocab, hidden]` in the compute dtype, `targets` int64
+/// `hidden` `[positions, hidden]`, `weight` `[vocab, hidden]` in the dtype of products, `targets` int64
 /// `[positions]`, all detached: this is its own backward pass.
 pub(crate) fn loss_gradients(
     hidden: &Tensor,
@@ -34,8 +34,8 @@ pub(crate) fn loss_gradients(
     targets: &Tensor,
     scale: f64,
 ) -> Result<LossGradients> {
-    let rows = chunk_rows(weight);
-    let kind = weight.f_kind()?;
+    let (rows, kind) = (chunk_rows(weight), hidden.f_kind()?);
+    let hidden = hidden.f_to_kind(weight.f_kind()?)?;
     let mut sum: Option<Tensor> = None;
     let mut weight_gradient: Option<Tensor> = None;
     let mut hidden_gradients = Vec::new();
@@ -49,8 +49,8 @@ pub(crate) fn loss_gradients(
         let mut gradient = log_p.f_exp_()?;
         let minus_one =
             Tensor::f_full([1, 1], -1.0, (Kind::Float, hidden.device()))?.f_expand_as(&targets)?;
-        let gradient = gradient.f_scatter_add_(1, &targets, &minus_one)?.f_to_kind(kind)?;
-        hidden_gradients.push(gradient.f_matmul(weight)?.f_mul_scalar_(scale)?);
+        let gradient = gradient.f_scatter_add_(1, &targets, &minus_one)?.f_to_kind(weight.f_kind()?)?;
+        hidden_gradients.push(gradient.f_matmul(weight)?.f_mul_scalar_(scale)?.f_to_kind(kind)?);
         let product = gradient.f_tr()?.f_matmul(hidden)?.f_to_kind(Kind::Float)?;
         weight_gradient = Some(add(weight_gradient, product)?);
     }
@@ -64,7 +64,7 @@ pub(crate) fn loss_gradients(
 
 /// Cross-entropy of every position in nats, fp32 `[positions]`; arguments as in [`loss_gradients`].
 pub(crate) fn token_losses(hidden: &Tensor, weight: &Tensor, targets: &Tensor) -> Result<Tensor> {
-    let rows = chunk_rows(weight);
+    let (rows, hidden) = (chunk_rows(weight), hidden.f_to_kind(weight.f_kind()?)?);
     let mut losses = Vec::new();
     for (hidden, targets) in hidden.f_split(rows, 0)?.iter().zip(targets.f_split(rows, 0)?) {
         let log_p = log_probabilities(hidden, weight)?;

@@ -13,9 +13,9 @@ pub(crate) struct Projection<'a> {
 }
 
 impl Projection<'_> {
-    /// `weight · x + bias` over the last dimension of `x`.
+    /// `weight · x + bias` over the last dimension of `x`, in the dtype of the weight, which may be wider.
     pub(crate) fn of(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(x.f_linear(&self.weight, self.bias)?)
+        Ok(x.f_to_kind(self.weight.f_kind()?)?.f_linear(&self.weight, self.bias)?)
     }
 }
 
@@ -29,5 +29,9 @@ pub(crate) fn mlp(
     up: &Projection<'_>,
     down: &Projection<'_>,
 ) -> Result<Tensor> {
-    down.of(&gate.of(x)?.f_silu()?.f_mul(&up.of(x)?)?)
+    let kind = x.f_kind()?;
+    // Once for both.
+    let x = x.f_to_kind(gate.weight.f_kind()?)?;
+    let (gate, up) = (gate.of(&x)?.f_to_kind(kind)?, up.of(&x)?.f_to_kind(kind)?);
+    Ok(down.of(&gate.f_silu()?.f_mul(&up)?)?.f_to_kind(kind)?)
 }

@@ -21,7 +21,7 @@ use tch::{Device, Kind, Tensor};
 pub(crate) use self::decode::Decoding;
 pub(crate) use self::unit::{Gradients, Units, to_vec};
 use self::{block::block, norm::rms_norm, rope::Rope};
-use crate::{Error, Result};
+use crate::{Error, Result, device::Precision};
 
 /// The extents that a block needs, as libtorch counts them.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +64,7 @@ pub(crate) struct Llama {
     pub(crate) config: ModelConfig,
     pub(crate) units: Units,
     pub(crate) device: Device,
-    kind: Kind,
+    precision: Precision,
     shape: Shape,
     /// Run a block's forward pass again in its backward pass rather than keep its activations.
     recompute: bool,
@@ -73,13 +73,18 @@ pub(crate) struct Llama {
 }
 
 impl Llama {
-    /// A model whose parameters are all zero, computing in `kind`.
-    pub(crate) fn zeros(config: ModelConfig, kind: Kind, device: Device, recompute: bool) -> Result<Self> {
+    /// A model whose parameters are all zero.
+    pub(crate) fn zeros(
+        config: ModelConfig,
+        precision: Precision,
+        device: Device,
+        recompute: bool,
+    ) -> Result<Self> {
         config.validate()?;
         check_size(&config)?;
-        let units = Units::zeros(&config, kind, device)?;
+        let units = Units::zeros(&config, precision, device)?;
         let shape = Shape::new(&config);
-        Ok(Self { config, units, device, kind, shape, recompute, rope: RefCell::new(None) })
+        Ok(Self { config, units, device, precision, shape, recompute, rope: RefCell::new(None) })
     }
 
     /// Hidden states after the last norm, `[sequences, length, hidden]` in the compute dtype, for ids int64
@@ -103,12 +108,13 @@ impl Llama {
     /// fp32 logits `[.., vocab]` of hidden states `[.., hidden]`.
     pub(crate) fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
+        let hidden = hidden.f_to_kind(self.precision.products)?;
         Ok(hidden.f_linear(&self.output()?, None::<&Tensor>)?.f_to_kind(Kind::Float)?)
     }
 
-    /// The precision that the model computes in.
+    /// Dtype of activations.
     pub(crate) fn kind(&self) -> Kind {
-        self.kind
+        self.precision.activations
     }
 
     /// Cross-entropy of every target in nats, fp32 `[sequences, length]`; ids and targets are int64 of that shape.
@@ -171,7 +177,7 @@ impl Llama {
     fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
         let table = self.units.all[Units::EMBEDDING].master.f_view([-1, self.shape.hidden])?;
-        Ok(Tensor::f_embedding(&table, ids, -1, false, false)?.f_to_kind(self.kind)?)
+        Ok(Tensor::f_embedding(&table, ids, -1, false, false)?.f_to_kind(self.kind())?)
     }
 
     /// Adds the gradient of the embedding's rows, in fp32: a frequent token's row is a sum over many positions.
@@ -183,7 +189,7 @@ impl Llama {
         gradients.add(Units::EMBEDDING, table.f_flatten(0, -1)?)
     }
 
-    /// The output projection, `[vocab, hidden]` in the compute dtype.
+    /// The output projection, `[vocab, hidden]` in the dtype of products.
     fn output(&self) -> Result<Tensor> {
         Ok(self.units.all[self.units.output()].weights(false)?.f_view([-1, self.shape.hidden])?)
     }
@@ -199,7 +205,7 @@ impl Llama {
         match cached.as_ref() {
             Some(rope) if rope.length() >= start + length => rope.part(start, length),
             _ => {
-                let rope = Rope::new(&self.config, start + length, self.kind, self.device)?;
+                let rope = Rope::new(&self.config, start + length, self.kind(), self.device)?;
                 cached.insert(rope).part(start, length)
             }
         }
@@ -290,5 +296,35 @@ pub(crate) mod tests {
             attention_bias: false,
             mlp_bias: false,
         }
+    }
+
+    #[test]
+    fn bf16_is_the_same_whichever_way_it_is_multiplied() {
+        let config = ModelConfig { vocab_size: 300, hidden_size: 64, intermediate_size: 96, ..tiny() };
+        tch::manual_seed(3);
+        let values: Vec<Vec<f32>> = config
+            .tensors()
+            .iter()
+            .map(|spec| to_vec(&(Tensor::randn([spec.numel() as i64], tch::kind::FLOAT_CPU) * 0.1)).unwrap())
+            .collect();
+        let ids = Tensor::randint(300, [2, 16], tch::kind::INT64_CPU);
+        let of = |precision| {
+            let mut model = Llama::zeros(config.clone(), precision, Device::Cpu, false).unwrap();
+            model.units.load(&values).unwrap();
+            let mut gradients = Gradients::none(&model.units);
+            let loss = model.backward(&ids, &ids, 1.0, &mut gradients).unwrap().double_value(&[]);
+            (loss, Tensor::cat(&gradients.into_inner().unwrap(), 0))
+        };
+        let (narrow, widened, exact) =
+            (of(Precision::BFLOAT16), of(Precision::BFLOAT16_WIDENED), of(Precision::FLOAT32));
+        let far = |a: &(f64, Tensor), b: &(f64, Tensor)| {
+            ((a.0 / b.0 - 1.0).abs(), ((&a.1 - &b.1).norm() / b.1.norm()).double_value(&[]))
+        };
+        let (loss, gradient) = far(&narrow, &widened);
+        let (from_exact, gradient_from_exact) = far(&widened, &exact);
+        assert!(loss < 1e-3 && gradient < 2e-2, "{loss} {gradient}");
+        // bf16 it is, not fp32 under another name.
+        assert!(gradient_from_exact > gradient / 4.0 && gradient_from_exact > 1e-4);
+        assert!(from_exact < 1e-2 && gradient_from_exact < 5e-2, "{from_exact} {gradient_from_exact}");
     }
 }

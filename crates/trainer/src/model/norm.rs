@@ -7,7 +7,7 @@ use crate::Result;
 /// `weight · x / sqrt(mean(x²) + eps)` over the last dimension of `x` (`[.., hidden]`), with `weight` `[hidden]`.
 ///
 /// As in `transformers`, the mean and the division are fp32 whatever the dtype of `x`, and the product with the
-/// weight is in the dtype of `x`, which is also that of the result.
+/// weight (which may be of a wider dtype) is in the dtype of `x`, which is also that of the result.
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     if x.device().is_cuda() {
         // One kernel there; on a CPU it is composed of the same operations as below, and no faster.
@@ -17,7 +17,7 @@ pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> 
     let wide = x.f_to_kind(Kind::Float)?;
     let mean_square = wide.f_mul(&wide)?.f_mean_dim(Some([-1_i64].as_slice()), true, Kind::Float)?;
     let normal = wide.f_mul(&mean_square.f_add_scalar(eps)?.f_rsqrt()?)?;
-    Ok(normal.f_to_kind(kind)?.f_mul(weight)?)
+    Ok(normal.f_to_kind(kind)?.f_mul(&weight.f_to_kind(kind)?)?)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use brigade_protocol::{ModelConfig, TensorSpec};
 use tch::{Device, Kind, Tensor};
 
-use crate::{Error, Result};
+use crate::{Error, Result, device::Precision};
 
 /// The parameters of one part of the model (the embedding, a block, the last norm, the output projection) in a
 /// single 1-D buffer, in the order of [`ModelConfig::tensors`].
@@ -20,20 +20,28 @@ pub(crate) struct Unit {
     pub(crate) lengths: Vec<i64>,
     /// fp32 master weights `[numel]`.
     pub(crate) master: Tensor,
-    /// The same weights in the compute dtype; shares the master's storage if that is fp32.
+    /// The same weights rounded to the activations' dtype, in that of products; shares the master's storage if both
+    /// are fp32.
     compute: Tensor,
+    /// Dtype of activations.
+    rounding: Kind,
 }
 
 impl Unit {
-    fn zeros(specs: &[TensorSpec], tensors: Range<usize>, compute: Kind, device: Device) -> Result<Self> {
+    fn zeros(
+        specs: &[TensorSpec],
+        tensors: Range<usize>,
+        precision: Precision,
+        device: Device,
+    ) -> Result<Self> {
         let lengths: Vec<i64> = specs[tensors.clone()].iter().map(|spec| spec.numel() as i64).collect();
         let numel: i64 = lengths.iter().sum();
         let master = Tensor::f_zeros([numel], (Kind::Float, device))?;
-        let compute = match compute {
-            Kind::Float => master.shallow_clone(),
-            kind => Tensor::f_zeros([numel], (kind, device))?,
+        let compute = match precision {
+            Precision::FLOAT32 => master.shallow_clone(),
+            Precision { products, .. } => Tensor::f_zeros([numel], (products, device))?,
         };
-        Ok(Self { tensors, lengths, master, compute })
+        Ok(Self { tensors, lengths, master, compute, rounding: precision.activations })
     }
 
     /// Every tensor of the unit as a 1-D view of the fp32 master weights.
@@ -48,8 +56,13 @@ impl Unit {
 
     /// Brings the compute copy up to date with the masters; free in fp32, where they are one.
     fn refresh(&mut self) -> Result<()> {
-        if self.compute.data_ptr() != self.master.data_ptr() {
+        if self.compute.data_ptr() == self.master.data_ptr() {
+            return Ok(());
+        }
+        if self.compute.f_kind()? == self.rounding {
             self.compute.f_copy_(&self.master)?;
+        } else {
+            self.compute.f_copy_(&self.master.f_to_kind(self.rounding)?)?;
         }
         Ok(())
     }
@@ -66,7 +79,7 @@ pub(crate) struct Units {
 
 impl Units {
     /// All-zero parameters.
-    pub(crate) fn zeros(config: &ModelConfig, compute: Kind, device: Device) -> Result<Self> {
+    pub(crate) fn zeros(config: &ModelConfig, precision: Precision, device: Device) -> Result<Self> {
         let specs = config.tensors();
         let blocks = config.num_hidden_layers;
         let per_block = super::block::num_tensors(config);
@@ -75,7 +88,7 @@ impl Units {
         bounds.extend(1 + blocks * per_block + 1..=specs.len());
         let all = bounds
             .windows(2)
-            .map(|ends| Unit::zeros(&specs, ends[0]..ends[1], compute, device))
+            .map(|ends| Unit::zeros(&specs, ends[0]..ends[1], precision, device))
             .collect::<Result<_>>()?;
         Ok(Self { specs, all, blocks })
     }

@@ -159,16 +159,16 @@ fn cut_all<'a>(spans: &[Span], flat: impl Fn(usize) -> &'a Tensor) -> Result<Vec
 mod tests {
     #![allow(clippy::unwrap_used)]
     use brigade_protocol::ModelConfig;
-    use tch::{Device, Kind};
+    use tch::Device;
 
     use super::*;
-    use crate::model::tests::tiny;
+    use crate::{device::Precision, model::tests::tiny};
 
     #[test]
     fn spans_cover_every_tensor_once() {
         for tie_word_embeddings in [false, true] {
             let config = ModelConfig { tie_word_embeddings, ..tiny() };
-            let units = Units::zeros(&config, Kind::Float, Device::Cpu).unwrap();
+            let units = Units::zeros(&config, Precision::FLOAT32, Device::Cpu).unwrap();
             let (decayed, spared) = (spans(&units, true), spans(&units, false));
             // Two norms in each of the two blocks and the last one cut what is decayed.
             assert_eq!(spared.len(), 5);
