@@ -31,6 +31,21 @@ pub fn set_grad(of: &Tensor, gradient: Option<&Tensor>) -> Result<()> {
     unsafe { ffi::check("set_grad", ffi::btx_set_grad(of.as_ptr(), ffi::optional(gradient))) }
 }
 
+/// Lets the storage of `of`, and with it every view of it that a graph has kept, lie in the memory of `onto`'s storage.
+/// What it lay in before is freed, unless somebody else holds it.
+///
+/// So a block's gathered weights can be let go between its forward and its backward pass, while the graph stays: onto one
+/// scratch tensor that all blocks share, and back onto weights gathered anew. The memory is always large enough, so a graph
+/// that is run at the wrong time computes nonsense, but reads and writes nothing else.
+///
+/// # Errors
+///
+/// Tensors on different devices, or `onto` with the smaller storage.
+pub fn retarget(of: &Tensor, onto: &Tensor) -> Result<()> {
+    // SAFETY: both handles are of tensors that are borrowed for the call; the storage keeps its new memory alive.
+    unsafe { ffi::check("retarget", ffi::btx_retarget(of.as_ptr(), onto.as_ptr())) }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -77,5 +92,23 @@ mod tests {
         assert!(backward(&[out.shallow_clone()], &[grad(Kind::Float, &[2, 2])]).is_err());
         assert!(backward(&[out], &[]).is_err());
         assert!(backward(&[w.detach()], &[grad(Kind::Float, &[2, 3])]).is_err());
+    }
+
+    #[test]
+    fn a_graph_survives_that_its_weights_come_and_go() {
+        let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
+        let (values, x, gradient) = (random(&[24]), random(&[5, 8]), random(&[5, 3]));
+        let run = |leaf: &Tensor| x.matmul(&leaf.view([8, 3]).tanh());
+        let expected = values.copy().set_requires_grad(true);
+        backward(&[run(&expected)], &[gradient.shallow_clone()]).unwrap();
+
+        let (leaf, scratch) = (values.copy().set_requires_grad(true), random(&[30]));
+        let out = run(&leaf);
+        retarget(&leaf, &scratch).unwrap();
+        assert_eq!(leaf.data_ptr(), scratch.data_ptr());
+        retarget(&leaf, &values.copy()).unwrap();
+        backward(&[out], &[gradient]).unwrap();
+        assert_eq!(leaf.grad(), expected.grad());
+        assert!(retarget(&leaf, &random(&[23])).is_err());
     }
 }

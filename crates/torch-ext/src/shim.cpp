@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -189,6 +190,22 @@ static c10::DeviceAllocator *cuda_allocator() {
   TORCH_CHECK(at::hasCUDA(), "this libtorch has no CUDA");
   at::globalContext().lazyInitDevice(at::kCUDA);
   return c10::getDeviceAllocator(at::kCUDA);
+}
+
+char *btx_retarget(tensor of, tensor onto) {
+  return guarded([&] {
+    TORCH_CHECK(of->defined() && onto->defined(), "an undefined tensor");
+    TORCH_CHECK(of->device() == onto->device(), "tensors on ", of->device(), " and ", onto->device());
+    auto storage = of->storage();
+    const auto &source = onto->storage();
+    TORCH_CHECK(source.nbytes() >= storage.nbytes(), "storages of ", storage.nbytes(), " and ", source.nbytes(), " bytes");
+    // The new owner holds on to the whole source, whatever becomes of the tensor that it came with.
+    auto held = std::make_unique<c10::Storage>(source);
+    c10::DataPtr pointer(held->mutable_data(), held.get(), [](void *source) { delete static_cast<c10::Storage *>(source); },
+                         of->device());
+    held.release();
+    storage.set_data_ptr(std::move(pointer));
+  });
 }
 
 char *btx_cuda_memory(int8_t device, btx_memory *out) {
