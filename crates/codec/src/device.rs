@@ -118,9 +118,28 @@ impl Assembler {
     /// The next section: all its chunks, in order, with the levels that they were coded with.
     ///
     /// # Errors
-    /// [`Error::Shape`] and [`Error::Section`] for what is no section of the layout.
+    /// As [`pack`](Self::pack).
     pub fn push(&mut self, levels: &SectionLevels, chunks: &[ChunkCodes<'_>]) -> Result<()> {
-        let section = self.sections.len();
+        let packed = self.pack(self.sections.len(), levels, chunks)?;
+        self.push_packed(packed);
+        Ok(())
+    }
+
+    /// The next section, packed here or elsewhere.
+    pub fn push_packed(&mut self, packed: Vec<u8>) {
+        self.sections.push(packed);
+    }
+
+    /// The bytes of section number `section`: all its chunks, in order, with the levels that they were coded with.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] and [`Error::Section`] for what is no section of the layout.
+    pub fn pack(
+        &mut self,
+        section: usize,
+        levels: &SectionLevels,
+        chunks: &[ChunkCodes<'_>],
+    ) -> Result<Vec<u8>> {
         let (expected, actual) = (self.layout.num_sections(), section + 1);
         if actual > expected {
             return Err(Error::Shape { what: "number of sections", expected, actual });
@@ -148,8 +167,7 @@ impl Assembler {
             }
             self.packer.push_coded(&chunk, coded.positions, coded.codes, coded.scale);
         }
-        self.sections.push(self.packer.finish(|_, _, _| {}));
-        Ok(())
+        Ok(self.packer.finish(|_, _, _| {}))
     }
 
     /// The file.

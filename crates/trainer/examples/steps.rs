@@ -37,8 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .map(|spec| if spec.shape.len() == 1 { vec![1.0; spec.numel()] } else { random(spec.numel()) })
         .collect();
     trainer.load_parameters(&weights)?;
-    let ids =
-        (0..sequences * (length + 1)).map(|_| rng.random_range(0..model.vocab_size as u32)).collect();
+    let ids = (0..sequences * (length + 1)).map(|_| rng.random_range(0..model.vocab_size as u32)).collect();
     let batch = TokenBatch::new(ids, sequences, length)?;
 
     println!("ready");

@@ -1,5 +1,7 @@
 //! Tokens on their way into the model.
 
+use std::borrow::Cow;
+
 use tch::{Device, Tensor};
 
 use crate::{Error, Result};
@@ -49,6 +51,25 @@ impl TokenBatch {
     /// Number of predicted tokens in the batch.
     pub fn targets(&self) -> usize {
         self.sequences * self.sequence_length
+    }
+
+    /// What `rank` of `ranks` takes of the sequences.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] if they cannot be shared out evenly.
+    pub(crate) fn share(&self, rank: usize, ranks: usize) -> Result<Cow<'_, Self>> {
+        let &Self { sequences, sequence_length, .. } = self;
+        if ranks == 1 {
+            return Ok(Cow::Borrowed(self));
+        }
+        if sequences % ranks != 0 {
+            let reason = format!("they cannot be shared out evenly to {ranks} ranks");
+            return Err(Error::Batch { sequences, sequence_length, reason });
+        }
+        let own = sequences / ranks;
+        let row = sequence_length + 1;
+        let tokens = self.tokens[own * rank * row..own * (rank + 1) * row].to_vec();
+        Ok(Cow::Owned(Self { tokens, sequences: own, sequence_length }))
     }
 
     /// Runs of at most `sequences` sequences, in order.

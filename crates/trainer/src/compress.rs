@@ -46,30 +46,58 @@ pub fn compress(
     }
     let mut assembler = Assembler::new(layout, config)?;
     for section in 0..layout.num_sections() {
-        let _no_grad = tch::no_grad_guard();
-        let (mut groups, mut pieces) = (Vec::new(), Vec::new());
-        let mut first = 0;
-        for (tensor, elements) in layout.pieces(section) {
-            let piece = Piece { tensor, elements, columns: layout.tensors()[tensor].columns() };
-            let folded = piece.fold(config, &before[tensor], &after[tensor], &e[tensor])?;
-            first += piece.cut(&folded, first, config, &mut groups)?;
-            pieces.push((piece, folded));
-        }
-        let levels = fit(config, &groups)?;
-        let coded = groups.iter_mut().map(|group| group.quantize(&levels)).collect::<Result<Vec<_>>>()?;
-        let mut chunks = Vec::with_capacity(first);
-        for (group, coded) in groups.iter().zip(&coded) {
-            chunks.extend(group.numbers.iter().enumerate().map(|(i, &number)| (number, coded.chunk(i))));
-        }
-        chunks.sort_unstable_by_key(|(number, _)| *number);
-        let chunks: Vec<ChunkCodes<'_>> = chunks.into_iter().map(|(_, chunk)| chunk).collect();
-        assembler.push(&levels, &chunks)?;
-        for (Piece { tensor, elements, .. }, left) in pieces {
+        let input = |(tensor, elements): (usize, Range<usize>)| {
+            let after = after[tensor].f_view([-1])?;
+            let after = after.f_narrow(0, elements.start as i64, elements.len() as i64)?;
+            Ok(Input { before: &before[tensor][elements.clone()], after, e: &e[tensor][elements] })
+        };
+        let inputs = layout.pieces(section).map(input).collect::<Result<Vec<_>>>()?;
+        let (packed, left) = compress_section(layout, config, &mut assembler, section, &inputs)?;
+        assembler.push_packed(packed);
+        for ((tensor, elements), left) in layout.pieces(section).zip(left) {
             let len = elements.len();
             left.f_copy_data(&mut e[tensor][elements], len)?;
         }
     }
     Ok(assembler.finish(binding)?)
+}
+
+/// What a section has of one tensor, flat.
+pub(crate) struct Input<'v> {
+    /// The parameters before training, on the host.
+    pub(crate) before: &'v [f32],
+    /// And after it, where the work is to be done.
+    pub(crate) after: Tensor,
+    /// The error feedback, on the host.
+    pub(crate) e: &'v [f32],
+}
+
+/// The bytes of one section, and the error feedback that is left of each of its `pieces`.
+pub(crate) fn compress_section(
+    layout: &Layout,
+    config: &CodecConfig,
+    assembler: &mut Assembler,
+    section: usize,
+    inputs: &[Input<'_>],
+) -> Result<(Vec<u8>, Vec<Tensor>)> {
+    let _no_grad = tch::no_grad_guard();
+    let (mut groups, mut left) = (Vec::new(), Vec::new());
+    let mut first = 0;
+    for ((tensor, elements), input) in layout.pieces(section).zip(inputs) {
+        let piece = Piece { tensor, elements, columns: layout.tensors()[tensor].columns() };
+        let folded = piece.fold(config, input)?;
+        first += piece.cut(&folded, first, config, &mut groups)?;
+        left.push(folded);
+    }
+    let levels = fit(config, &groups)?;
+    let coded = groups.iter_mut().map(|group| group.quantize(&levels)).collect::<Result<Vec<_>>>()?;
+    let mut chunks = Vec::with_capacity(first);
+    for (group, coded) in groups.iter().zip(&coded) {
+        chunks.extend(group.numbers.iter().enumerate().map(|(i, &number)| (number, coded.chunk(i))));
+    }
+    chunks.sort_unstable_by_key(|(number, _)| *number);
+    let chunks: Vec<ChunkCodes<'_>> = chunks.into_iter().map(|(_, chunk)| chunk).collect();
+    Ok((assembler.pack(section, &levels, &chunks)?, left))
 }
 
 fn check(layout: &Layout, what: &'static str, lengths: impl ExactSizeIterator<Item = usize>) -> Result<()> {
@@ -95,12 +123,9 @@ struct Piece {
 
 impl Piece {
     /// `β·e + Δ`, on the device of `after`.
-    fn fold(&self, config: &CodecConfig, before: &[f32], after: &Tensor, e: &[f32]) -> Result<Tensor> {
-        let (start, len) = (self.elements.start as i64, self.elements.len() as i64);
-        let there = |values: &[f32]| {
-            Tensor::f_from_slice(&values[self.elements.clone()])?.f_to_device(after.device())
-        };
-        let delta = there(before)?.f_sub_(&after.f_view([-1])?.f_narrow(0, start, len)?)?;
+    fn fold(&self, config: &CodecConfig, &Input { before, ref after, e }: &Input<'_>) -> Result<Tensor> {
+        let there = |values: &[f32]| Tensor::f_from_slice(values)?.f_to_device(after.device());
+        let delta = there(before)?.f_sub_(after)?;
         let mut e = there(e)?;
         let _ = e.f_mul_scalar_(f64::from(config.error_feedback_decay))?.f_add_(&delta)?;
         // False for NaN too.

@@ -88,6 +88,14 @@ pub enum Error {
         /// What came out.
         value: f64,
     },
+    /// Another rank is lost, and with it its share of the model.
+    #[error("rank {rank} of this peer is lost: {reason}")]
+    Rank {
+        /// Its number.
+        rank: usize,
+        /// What it said last, or how its silence was noticed.
+        reason: String,
+    },
     /// Bytes that are not this model's optimiser state.
     #[error("optimiser state: {reason}")]
     OptimizerState {

@@ -16,6 +16,7 @@ mod error;
 mod generate;
 mod model;
 mod optimizer;
+mod ranks;
 mod trainer;
 
 pub use batch::TokenBatch;
@@ -24,4 +25,5 @@ pub use device::{ComputeDtype, DeviceChoice};
 pub use error::{Error, Result};
 pub use generate::GenerateOptions;
 pub use optimizer::AdamWConfig;
+pub use ranks::serve_rank;
 pub use trainer::{StepStats, Trainer, TrainerConfig};

@@ -1,4 +1,6 @@
-//! One model in training, on one device.
+//! One model in training, on one device, or spread over several.
+
+use std::{path::Path, sync::Arc};
 
 use brigade_codec::{Binding, CodecConfig, Layout};
 use brigade_protocol::ModelConfig;
@@ -11,7 +13,8 @@ use crate::{
     compress::compress,
     generate::Sampler,
     model::{Decoding, Gradients, Llama, to_vec},
-    optimizer::AdamW,
+    optimizer::{self, AdamW},
+    ranks::{Command, CompressJob, Group, Host, Workers},
 };
 
 /// How to make a [`Trainer`].
@@ -43,6 +46,18 @@ pub struct TrainerConfig {
 }
 
 impl TrainerConfig {
+    /// What rank `rank` of `ranks` is told: a GPU of its own, or its part of the threads.
+    pub(crate) fn for_rank(mut self, rank: usize, ranks: usize) -> Self {
+        self.device = match self.device {
+            DeviceChoice::Cuda(first) => DeviceChoice::Cuda(first + rank),
+            DeviceChoice::Auto if tch::Cuda::is_available() => DeviceChoice::Cuda(rank),
+            device => device,
+        };
+        let threads = self.threads.or_else(|| std::thread::available_parallelism().ok().map(usize::from));
+        self.threads = threads.map(|threads| (threads / ranks).max(1));
+        self
+    }
+
     /// Everything but the model at its default.
     pub fn new(model: ModelConfig) -> Self {
         Self {
@@ -73,11 +88,21 @@ pub struct StepStats {
 /// May be moved to another thread, as training runs on a thread of its own, but not shared between threads.
 #[derive(Debug)]
 pub struct Trainer {
-    model: Llama,
+    pub(crate) model: Llama,
     adamw: AdamWConfig,
     /// From the first step on: who only measures needs no room for moments, which take twice that of the weights.
-    optimizer: Option<AdamW>,
+    pub(crate) optimizer: Option<AdamW>,
     micro_batch: Option<usize>,
+    /// The other ranks' processes, if this one has started them.
+    workers: Option<Workers>,
+}
+
+impl Drop for Trainer {
+    fn drop(&mut self) {
+        if self.workers.is_some() {
+            let _ = self.lead(|| Command::End);
+        }
+    }
 }
 
 impl Trainer {
@@ -87,6 +112,35 @@ impl Trainer {
     /// [`Error::Model`] or [`Error::Setting`] if a number is out of range, [`Error::Device`] if the device is not
     /// there, [`Error::TooLarge`] or [`Error::Torch`] if no memory, or not the device's, can hold the model.
     pub fn new(config: TrainerConfig) -> Result<Self> {
+        Self::with_group(config, Group::alone())
+    }
+
+    /// The same over `ranks` processes, each with its share of parameters, gradients and moments, on a GPU of its own if
+    /// there are GPUs (from that of `config` on). This process is rank 0 and says what is done; `start` gives the command that starts another one,
+    /// which calls [`serve_rank`](crate::serve_rank) with the folder and rank given here.
+    ///
+    /// Only what training takes is possible with several ranks: steps, parameters, the optimiser's state, compression.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); [`Error::Rank`] if a process cannot be started or made ready.
+    pub fn launch(
+        config: TrainerConfig,
+        ranks: usize,
+        start: impl Fn(&Path, usize) -> std::process::Command,
+    ) -> Result<Self> {
+        if ranks <= 1 {
+            return Self::new(config);
+        }
+        let (workers, group) = Workers::start(ranks, start)?;
+        let told = serde_json::to_vec(&config).map_err(|e| Error::Rank { rank: 0, reason: e.to_string() })?;
+        group.broadcast(Some(told))?;
+        let mut trainer = Self::with_group(config.for_rank(0, ranks), group)?;
+        trainer.workers = Some(workers);
+        Ok(trainer)
+    }
+
+    /// This rank's share of a trainer.
+    pub(crate) fn with_group(config: TrainerConfig, group: Arc<Group>) -> Result<Self> {
         let TrainerConfig { model, device, compute_dtype, threads, adamw, micro_batch, recompute } = config;
         if let Some(threads) = threads {
             let fits = i32::try_from(threads).ok().filter(|&threads| (1..=4096).contains(&threads));
@@ -106,9 +160,11 @@ impl Trainer {
             brigade_torch_ext::memory::keep_freed();
         }
         let precision = compute_dtype.resolve(device);
-        let model = Llama::zeros(model, precision, device, recompute)?;
+        let model = Llama::zeros(model, precision, device, recompute, Arc::clone(&group))?;
+        // Not before all ranks have got so far.
+        group.sum(&[])?;
         tracing::debug!(parameters = model.config.num_parameters(), ?device, ?precision, "made a trainer");
-        Ok(Self { model, adamw, optimizer: None, micro_batch })
+        Ok(Self { model, adamw, optimizer: None, micro_batch, workers: None })
     }
 
     /// The model's shape.
@@ -132,7 +188,9 @@ impl Trainer {
     /// # Errors
     /// [`Error::TensorCount`] or [`Error::TensorLength`]; then nothing has changed.
     pub fn load_parameters(&mut self, tensors: &[impl AsRef<[f32]>]) -> Result<()> {
-        self.model.units.load(tensors)
+        self.model.units.expect_lengths(tensors)?;
+        self.lead(|| Command::Load)?;
+        self.load_shares(Some(tensors))
     }
 
     /// The fp32 master weights, in the order of [`ModelConfig::tensors`], row-major.
@@ -140,7 +198,8 @@ impl Trainer {
     /// # Errors
     /// [`Error::Torch`].
     pub fn parameters(&self) -> Result<Vec<Vec<f32>>> {
-        self.model.units.read()
+        self.lead(|| Command::Read)?;
+        self.read_shares()
     }
 
     /// Δ = `theta` − the fp32 master weights: what training has made of `theta`, in the order of [`ModelConfig::tensors`].
@@ -169,8 +228,20 @@ impl Trainer {
         theta: &[Vec<f32>],
         e: &mut [Vec<f32>],
     ) -> Result<Vec<u8>> {
+        let units = &self.model.units;
+        if units.is_sharded() {
+            units.expect_lengths(theta)?;
+            units.expect_lengths(e)?;
+            let job = CompressJob::new(layout, config);
+            self.lead(|| Command::Compress(CompressJob::new(layout, config)))?;
+            let file = self.compress_shares(&job, Some(Host { binding, theta, e }))?;
+            return file.ok_or(Error::Rank { rank: 0, reason: "made no file".into() });
+        }
         if self.model.device != Device::Cpu {
-            return compress(layout, binding, config, theta, &self.model.units.masters()?, e);
+            let masters =
+                (0..units.all.len()).map(|unit| units.masters_of(unit)).collect::<Result<Vec<_>>>()?;
+            let masters: Vec<Tensor> = masters.into_iter().flatten().collect();
+            return compress(layout, binding, config, theta, &masters, e);
         }
         let delta = self.pseudo_gradient(theta)?;
         let delta: Vec<&[f32]> = delta.iter().map(Vec::as_slice).collect();
@@ -186,12 +257,28 @@ impl Trainer {
         if !(lr.is_finite() && lr >= 0.0) {
             return Err(Error::Setting { field: "lr", value: lr, must: "at least 0 and finite" });
         }
-        let (loss, gradients) = self.backward(batch)?;
-        let mut optimizer = self.take_optimizer()?;
-        let stepped = optimizer.step(&mut self.model.units, gradients, lr);
-        self.optimizer = Some(optimizer);
-        let grad_norm = stepped?;
-        Ok(StepStats { loss: loss as f32, grad_norm: grad_norm as f32, tokens: batch.targets() })
+        self.check(batch)?;
+        batch.share(0, self.model.units.group.world())?;
+        self.lead(|| Command::Step {
+            tokens: batch.tokens().to_vec(),
+            sequences: batch.sequences(),
+            sequence_length: batch.sequence_length(),
+            lr,
+        })?;
+        self.step_own(batch, lr)
+    }
+
+    /// # Errors
+    /// [`Error::Setting`] if the model is spread over ranks.
+    fn whole(&self) -> Result<()> {
+        match self.model.units.group.world() {
+            1 => Ok(()),
+            ranks => Err(Error::Setting {
+                field: "ranks",
+                value: ranks as f64,
+                must: "1 for anything but training",
+            }),
+        }
     }
 
     /// The mean loss of `batch` and its gradients, in the order of [`ModelConfig::tensors`]; changes nothing.
@@ -199,6 +286,7 @@ impl Trainer {
     /// # Errors
     /// As [`inner_step`](Self::inner_step).
     pub fn gradients(&self, batch: &TokenBatch) -> Result<(f32, Vec<Vec<f32>>)> {
+        self.whole()?;
         let (loss, gradients) = self.backward(batch)?;
         let mut values = Vec::with_capacity(self.model.units.specs.len());
         for (unit, flat) in self.model.units.all.iter().zip(gradients.into_inner()?) {
@@ -209,9 +297,11 @@ impl Trainer {
         Ok((loss as f32, values))
     }
 
-    fn backward(&self, batch: &TokenBatch) -> Result<(f64, Gradients)> {
+    pub(crate) fn backward(&self, batch: &TokenBatch) -> Result<(f64, Gradients)> {
         self.check(batch)?;
         let scale = 1.0 / batch.targets() as f64;
+        let group = &self.model.units.group;
+        let batch = &*batch.share(group.rank(), group.world())?;
         let mut gradients = Gradients::none(&self.model.units);
         let mut sum: Option<Tensor> = None;
         for ids in batch.micro_batches(self.micro_batch.unwrap_or(batch.sequences())) {
@@ -222,7 +312,8 @@ impl Trainer {
                 None => part,
             });
         }
-        let loss = sum.map_or(Ok(f64::NAN), |sum| sum.f_double_value(&[]))? * scale;
+        let sum = sum.map_or(Ok(f64::NAN), |sum| sum.f_double_value(&[]))?;
+        let loss = group.sum(&[sum])?[0] * scale;
         match loss.is_finite() {
             true => Ok((loss, gradients)),
             false => Err(Error::NotFinite { what: "loss", value: loss }),
@@ -235,6 +326,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::Batch`] or [`Error::Token`] if the batch does not fit the model.
     pub fn losses(&self, batch: &TokenBatch) -> Result<Vec<f32>> {
+        self.whole()?;
         self.check(batch)?;
         let mut losses = Vec::with_capacity(batch.sequences());
         for ids in batch.micro_batches(self.micro_batch.unwrap_or(batch.sequences())) {
@@ -251,6 +343,7 @@ impl Trainer {
     /// # Errors
     /// [`Error::Batch`] or [`Error::Token`] if the tokens do not fit the model.
     pub fn logits(&self, tokens: &[u32], sequences: usize) -> Result<Vec<f32>> {
+        self.whole()?;
         let length = tokens.len() / sequences.max(1);
         if tokens.is_empty() || length * sequences != tokens.len() {
             let reason = format!("{} tokens cannot be cut into these", tokens.len());
@@ -268,11 +361,9 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::Torch`] or [`Error::OptimizerState`].
-    pub fn save_optimizer(&self) -> Result<Vec<u8>> {
-        match &self.optimizer {
-            Some(optimizer) => optimizer.save(&self.model.units),
-            None => AdamW::new(self.adamw, &self.model.units)?.save(&self.model.units),
-        }
+    pub fn save_optimizer(&mut self) -> Result<Vec<u8>> {
+        self.lead(|| Command::SaveOptimizer)?;
+        self.save_shares()
     }
 
     /// Takes over what [`save_optimizer`](Self::save_optimizer) wrote.
@@ -280,10 +371,9 @@ impl Trainer {
     /// # Errors
     /// [`Error::OptimizerState`] if the bytes are not the state of this model; then nothing has changed.
     pub fn load_optimizer(&mut self, bytes: &[u8]) -> Result<()> {
-        let mut optimizer = self.take_optimizer()?;
-        let loaded = optimizer.load(&self.model.units, bytes);
-        self.optimizer = Some(optimizer);
-        loaded
+        optimizer::check(&self.model.units, bytes)?;
+        self.lead(|| Command::LoadOptimizer)?;
+        self.load_optimizer_shares(Some(bytes))
     }
 
     /// Makes room for the optimiser's moments, which else come with the first step: too little memory shows now.
@@ -291,12 +381,12 @@ impl Trainer {
     /// # Errors
     /// [`Error::Torch`].
     pub fn prepare_training(&mut self) -> Result<()> {
-        self.optimizer = Some(self.take_optimizer()?);
-        Ok(())
+        self.lead(|| Command::Prepare)?;
+        self.prepare_own()
     }
 
     /// The optimiser as it is, or a new one; to be put back.
-    fn take_optimizer(&mut self) -> Result<AdamW> {
+    pub(crate) fn take_optimizer(&mut self) -> Result<AdamW> {
         self.optimizer.take().map_or_else(|| AdamW::new(self.adamw, &self.model.units), Ok)
     }
 
@@ -327,6 +417,7 @@ impl Trainer {
         options: &GenerateOptions,
         mut take: impl FnMut(u32) -> bool,
     ) -> Result<()> {
+        self.whole()?;
         options.validate()?;
         if prompt.is_empty() {
             return Err(Error::Batch {

@@ -34,12 +34,12 @@ impl Decoding {
         let rope = model.rope_at(self.length, count)?;
         let mut x = model.embed(ids)?;
         for (layer, past) in self.pasts.iter_mut().enumerate() {
-            let weights = model.units.all[model.units.block(layer)].weights(false)?;
+            let weights = model.units.weights(model.units.block(layer), false)?;
             x = block(&weights, &x, &rope, &model.shape, Some(past))?;
         }
         self.length += count;
         let last = x.f_select(1, count - 1)?.f_select(0, 0)?;
-        let normal = rms_norm(&last, &model.units.all[model.units.norm()].weights(false)?, model.shape.eps)?;
+        let normal = rms_norm(&last, &model.units.weights(model.units.norm(), false)?, model.shape.eps)?;
         model.logits(&normal)
     }
 }

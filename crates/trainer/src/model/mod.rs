@@ -6,22 +6,24 @@
 mod attention;
 mod block;
 mod decode;
+mod gradients;
 mod loss;
 mod mlp;
 mod norm;
 mod rope;
 mod unit;
 
-use std::{cell::RefCell, slice};
+use std::{cell::RefCell, slice, sync::Arc};
 
 use brigade_protocol::{ModelConfig, TensorSpec};
 use brigade_torch_ext::autograd;
 use tch::{Device, Kind, Tensor};
 
 pub(crate) use self::decode::Decoding;
-pub(crate) use self::unit::{Gradients, Units, to_vec};
+pub(crate) use self::gradients::Gradients;
+pub(crate) use self::unit::{Units, to_vec};
 use self::{block::block, norm::rms_norm, rope::Rope};
-use crate::{Error, Result, device::Precision};
+use crate::{Error, Result, device::Precision, ranks::Group};
 
 /// The extents that a block needs, as libtorch counts them.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +72,8 @@ pub(crate) struct Llama {
     recompute: bool,
     /// The longest table made so far.
     rope: RefCell<Option<Rope>>,
+    /// What the weights in a graph point to between its forward and backward pass, if they are gathered from ranks.
+    scratch: RefCell<Option<Tensor>>,
 }
 
 impl Llama {
@@ -79,12 +83,22 @@ impl Llama {
         precision: Precision,
         device: Device,
         recompute: bool,
+        group: Arc<Group>,
     ) -> Result<Self> {
         config.validate()?;
         check_size(&config)?;
-        let units = Units::zeros(&config, precision, device)?;
+        let units = Units::zeros(&config, precision, device, group)?;
         let shape = Shape::new(&config);
-        Ok(Self { config, units, device, precision, shape, recompute, rope: RefCell::new(None) })
+        Ok(Self {
+            config,
+            units,
+            device,
+            precision,
+            shape,
+            recompute,
+            rope: RefCell::new(None),
+            scratch: RefCell::new(None),
+        })
     }
 
     /// Hidden states after the last norm, `[sequences, length, hidden]` in the compute dtype, for ids int64
@@ -94,15 +108,9 @@ impl Llama {
         let rope = self.rope(ids)?;
         let mut x = self.embed(ids)?;
         for layer in 0..self.config.num_hidden_layers {
-            x = block(
-                &self.units.all[self.units.block(layer)].weights(false)?,
-                &x,
-                &rope,
-                &self.shape,
-                None,
-            )?;
+            x = block(&self.units.weights(self.units.block(layer), false)?, &x, &rope, &self.shape, None)?;
         }
-        rms_norm(&x, &self.units.all[self.units.norm()].weights(false)?, self.shape.eps)
+        rms_norm(&x, &self.units.weights(self.units.norm(), false)?, self.shape.eps)
     }
 
     /// fp32 logits `[.., vocab]` of hidden states `[.., hidden]`.
@@ -160,23 +168,23 @@ impl Llama {
         gradients: &mut Gradients,
     ) -> Result<(Tensor, Tensor)> {
         let x = x.f_requires_grad_(true)?;
-        let weight = self.units.all[self.units.norm()].weights(true)?;
+        let weight = self.units.weights(self.units.norm(), true)?;
         let hidden = tch::with_grad(|| rms_norm(&x, &weight, self.shape.eps))?;
         let loss = {
             let _guard = tch::no_grad_guard();
             let flat = hidden.f_detach()?.f_flatten(0, 1)?;
             loss::loss_gradients(&flat, &self.output()?, &targets.f_flatten(0, 1)?, scale)?
         };
-        gradients.add(self.units.output(), loss.weight.f_flatten(0, -1)?)?;
+        gradients.add(&self.units, self.units.output(), loss.weight.f_flatten(0, -1)?)?;
         let [gradient, weight] = vjp(&hidden, &loss.hidden.f_view_as(&hidden)?, [&x, &weight])?;
-        gradients.add(self.units.norm(), weight)?;
+        gradients.add(&self.units, self.units.norm(), weight)?;
         Ok((loss.sum, gradient))
     }
 
     /// Rows of the embedding, `[sequences, length, hidden]` in the compute dtype.
     fn embed(&self, ids: &Tensor) -> Result<Tensor> {
         let _guard = tch::no_grad_guard();
-        let table = self.units.all[Units::EMBEDDING].master.f_view([-1, self.shape.hidden])?;
+        let table = self.units.weights(Units::EMBEDDING, false)?.f_view([-1, self.shape.hidden])?;
         Ok(Tensor::f_embedding(&table, ids, -1, false, false)?.f_to_kind(self.kind())?)
     }
 
@@ -186,12 +194,23 @@ impl Llama {
         let wide = gradient.f_to_kind(Kind::Float)?;
         let rows = self.config.vocab_size as i64;
         let table = Tensor::f_embedding_dense_backward(&wide, ids, rows, -1, false)?;
-        gradients.add(Units::EMBEDDING, table.f_flatten(0, -1)?)
+        gradients.add(&self.units, Units::EMBEDDING, table.f_flatten(0, -1)?)
     }
 
     /// The output projection, `[vocab, hidden]` in the dtype of products.
     fn output(&self) -> Result<Tensor> {
-        Ok(self.units.all[self.units.output()].weights(false)?.f_view([-1, self.shape.hidden])?)
+        Ok(self.units.weights(self.units.output(), false)?.f_view([-1, self.shape.hidden])?)
+    }
+
+    /// Memory as large as that of a block's `weights`, which nobody reads; the same for all blocks.
+    fn scratch(&self, weights: &Tensor) -> Result<Tensor> {
+        let mut scratch = self.scratch.borrow_mut();
+        if scratch.is_none() {
+            // With the zeros that fill up the last rank's share.
+            let numel = weights.size()[0] + self.units.group.world() as i64;
+            *scratch = Some(Tensor::f_empty([numel], (weights.f_kind()?, self.device))?);
+        }
+        Ok(scratch.as_ref().expect("made above").shallow_clone())
     }
 
     /// Rotary tables for the length of `ids` `[sequences, length]`.
@@ -224,19 +243,31 @@ impl BlockRun {
     fn forward(model: &Llama, layer: usize, mut input: Tensor, rope: &Rope) -> Result<(Self, Tensor)> {
         if model.recompute {
             let _guard = tch::no_grad_guard();
-            let weights = model.units.all[model.units.block(layer)].weights(false)?;
+            let weights = model.units.weights(model.units.block(layer), false)?;
+            model.units.prefetch(model.units.block(layer) + 1)?;
             let output = block(&weights, &input, rope, &model.shape, None)?;
             return Ok((Self { layer, input, graph: None }, output));
         }
         let input = input.f_requires_grad_(true)?;
-        let graph = Self::graph(model, layer, &input, rope)?;
+        let graph = Self::graph(model, layer, &input, rope, Some(layer + 1))?;
+        if model.units.is_sharded() {
+            autograd::retarget(&graph.0, &model.scratch(&graph.0)?)?;
+        }
         let output = graph.1.f_detach()?;
         Ok((Self { layer, input, graph: Some(graph) }, output))
     }
 
-    /// The block's weights as a leaf, and its output with the graph that leads to it.
-    fn graph(model: &Llama, layer: usize, input: &Tensor, rope: &Rope) -> Result<(Tensor, Tensor)> {
-        let weights = model.units.all[model.units.block(layer)].weights(true)?;
+    /// The block's weights as a leaf, and its output with the graph that leads to it. Meanwhile the weights of block `next`
+    /// are gathered (of what follows the last one, if that is next).
+    fn graph(
+        model: &Llama,
+        layer: usize,
+        input: &Tensor,
+        rope: &Rope,
+        next: Option<usize>,
+    ) -> Result<(Tensor, Tensor)> {
+        let weights = model.units.weights(model.units.block(layer), true)?;
+        next.map_or(Ok(()), |next| model.units.prefetch(model.units.block(next)))?;
         let output = tch::with_grad(|| block(&weights, input, rope, &model.shape, None))?;
         Ok((weights, output))
     }
@@ -250,12 +281,22 @@ impl BlockRun {
         gradients: &mut Gradients,
     ) -> Result<Tensor> {
         let input = self.input.f_requires_grad_(true)?;
+        let before = self.layer.checked_sub(1);
         let (weights, output) = match self.graph {
-            Some(graph) => graph,
-            None => Self::graph(model, self.layer, &input, rope)?,
+            Some(graph) => {
+                if model.units.is_sharded() {
+                    autograd::retarget(
+                        &graph.0,
+                        &model.units.weights(model.units.block(self.layer), false)?,
+                    )?;
+                    before.map_or(Ok(()), |before| model.units.prefetch(model.units.block(before)))?;
+                }
+                graph
+            }
+            None => Self::graph(model, self.layer, &input, rope, before)?,
         };
         let [gradient, weights] = vjp(&output, &gradient, [&input, &weights])?;
-        gradients.add(model.units.block(self.layer), weights)?;
+        gradients.add(&model.units, model.units.block(self.layer), weights)?;
         Ok(gradient)
     }
 }
@@ -309,8 +350,9 @@ pub(crate) mod tests {
             .collect();
         let ids = Tensor::randint(300, [2, 16], tch::kind::INT64_CPU);
         let of = |precision| {
-            let mut model = Llama::zeros(config.clone(), precision, Device::Cpu, false).unwrap();
-            model.units.load(&values).unwrap();
+            let mut model =
+                Llama::zeros(config.clone(), precision, Device::Cpu, false, Group::alone()).unwrap();
+            model.units.load(Some(&values)).unwrap();
             let mut gradients = Gradients::none(&model.units);
             let loss = model.backward(&ids, &ids, 1.0, &mut gradients).unwrap().double_value(&[]);
             (loss, Tensor::cat(&gradients.into_inner().unwrap(), 0))

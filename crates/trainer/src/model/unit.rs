@@ -1,16 +1,21 @@
 //! Parameters in flat pieces, one for every part of the model that runs as a whole.
 
-use std::ops::Range;
+use std::{cell::RefCell, ops::Range, sync::Arc};
 
 use brigade_protocol::{ModelConfig, TensorSpec};
 use tch::{Device, Kind, Tensor};
 
-use crate::{Error, Result, device::Precision};
+use crate::{
+    Error, Result,
+    device::Precision,
+    ranks::{Gathering, Group, from_bytes, to_bytes},
+};
 
 /// The parameters of one part of the model (the embedding, a block, the last norm, the output projection) in a
-/// single 1-D buffer, in the order of [`ModelConfig::tensors`].
+/// single 1-D buffer, in the order of [`ModelConfig::tensors`]; of several ranks each holds its n-th of the buffer, which
+/// is filled up with zeros to what n divides.
 ///
-/// A flat buffer is one kernel to cast, to update, and later to gather or scatter; and neighbours in it are one
+/// A flat buffer is one kernel to cast, to update, and to gather or scatter; and neighbours in it are one
 /// matrix: the rows of `q_proj`, `k_proj` and `v_proj` lie one after the other.
 #[derive(Debug)]
 pub(crate) struct Unit {
@@ -18,7 +23,7 @@ pub(crate) struct Unit {
     pub(crate) tensors: Range<usize>,
     /// Number of elements of each tensor.
     pub(crate) lengths: Vec<i64>,
-    /// fp32 master weights `[numel]`.
+    /// This rank's fp32 master weights: all of them if there is no other.
     pub(crate) master: Tensor,
     /// The same weights rounded to the activations' dtype, in that of products; shares the master's storage if both
     /// are fp32.
@@ -33,9 +38,10 @@ impl Unit {
         tensors: Range<usize>,
         precision: Precision,
         device: Device,
+        world: usize,
     ) -> Result<Self> {
         let lengths: Vec<i64> = specs[tensors.clone()].iter().map(|spec| spec.numel() as i64).collect();
-        let numel: i64 = lengths.iter().sum();
+        let numel = (lengths.iter().sum::<i64>() as u64).div_ceil(world as u64) as i64;
         let master = Tensor::f_zeros([numel], (Kind::Float, device))?;
         let compute = match precision {
             Precision::FLOAT32 => master.shallow_clone(),
@@ -44,14 +50,14 @@ impl Unit {
         Ok(Self { tensors, lengths, master, compute, rounding: precision.activations })
     }
 
-    /// Every tensor of the unit as a 1-D view of the fp32 master weights.
-    pub(crate) fn masters(&self) -> Result<Vec<Tensor>> {
-        Ok(self.master.f_split_with_sizes(&self.lengths[..], 0)?)
+    /// Elements of all tensors.
+    pub(crate) fn numel(&self) -> i64 {
+        self.lengths.iter().sum()
     }
 
-    /// The weights to compute with, as a leaf of the autograd graph if `grad`.
-    pub(crate) fn weights(&self, grad: bool) -> Result<Tensor> {
-        Ok(self.compute.f_detach()?.f_requires_grad_(grad)?)
+    /// Every tensor of the unit as a 1-D view of `flat`, which has all its elements.
+    pub(crate) fn cut(&self, flat: &Tensor) -> Result<Vec<Tensor>> {
+        Ok(flat.f_narrow(0, 0, self.numel())?.f_split_with_sizes(&self.lengths[..], 0)?)
     }
 
     /// Brings the compute copy up to date with the masters; free in fp32, where they are one.
@@ -74,12 +80,21 @@ impl Unit {
 pub(crate) struct Units {
     pub(crate) specs: Vec<TensorSpec>,
     pub(crate) all: Vec<Unit>,
+    /// Who holds them together.
+    pub(crate) group: Arc<Group>,
     blocks: usize,
+    /// The unit that is being gathered ahead of its use.
+    ahead: RefCell<Option<(usize, Gathering)>>,
 }
 
 impl Units {
-    /// All-zero parameters.
-    pub(crate) fn zeros(config: &ModelConfig, precision: Precision, device: Device) -> Result<Self> {
+    /// All-zero parameters, of which this rank of `group` holds its share.
+    pub(crate) fn zeros(
+        config: &ModelConfig,
+        precision: Precision,
+        device: Device,
+        group: Arc<Group>,
+    ) -> Result<Self> {
         let specs = config.tensors();
         let blocks = config.num_hidden_layers;
         let per_block = super::block::num_tensors(config);
@@ -88,9 +103,9 @@ impl Units {
         bounds.extend(1 + blocks * per_block + 1..=specs.len());
         let all = bounds
             .windows(2)
-            .map(|ends| Unit::zeros(&specs, ends[0]..ends[1], precision, device))
+            .map(|ends| Unit::zeros(&specs, ends[0]..ends[1], precision, device, group.world()))
             .collect::<Result<_>>()?;
-        Ok(Self { specs, all, blocks })
+        Ok(Self { specs, all, group, blocks, ahead: RefCell::new(None) })
     }
 
     pub(crate) const EMBEDDING: usize = 0;
@@ -110,15 +125,64 @@ impl Units {
         if self.all.len() > self.norm() + 1 { self.norm() + 1 } else { Self::EMBEDDING }
     }
 
-    /// Overwrites all parameters; `values[i]` belongs to the i-th of [`ModelConfig::tensors`], row-major.
+    /// Whether other ranks hold a part.
+    pub(crate) fn is_sharded(&self) -> bool {
+        self.group.world() > 1
+    }
+
+    /// The weights of a unit to compute with, 1-D in the dtype of products, as a leaf of the autograd graph if `grad`.
+    /// Of several ranks' parts they are put together anew at every call.
+    pub(crate) fn weights(&self, unit: usize, grad: bool) -> Result<Tensor> {
+        let Unit { compute, .. } = &self.all[unit];
+        let mut full = match self.is_sharded() {
+            false => compute.f_detach()?,
+            true => self.gather(unit)?.f_narrow(0, 0, self.all[unit].numel())?,
+        };
+        Ok(full.f_requires_grad_(grad)?)
+    }
+
+    /// Begins to gather a unit that will be needed next, while something else is computed. All ranks must say the same.
+    pub(crate) fn prefetch(&self, unit: usize) -> Result<()> {
+        if self.is_sharded() {
+            let gathering = self.group.all_gather(&self.all[unit].compute)?;
+            *self.ahead.borrow_mut() = Some((unit, gathering));
+        }
+        Ok(())
+    }
+
+    fn gather(&self, unit: usize) -> Result<Tensor> {
+        match self.ahead.borrow_mut().take() {
+            Some((number, gathering)) if number == unit => gathering.wait(),
+            // Dropping one that is under way is no harm: its frames are left unread.
+            _ => self.group.all_gather(&self.all[unit].compute)?.wait(),
+        }
+    }
+
+    /// Overwrites all parameters; `values[i]` belongs to the i-th of [`ModelConfig::tensors`], row-major. Only rank 0 has
+    /// them.
     ///
     /// # Errors
     /// [`Error::TensorCount`] or [`Error::TensorLength`], before anything is overwritten.
-    pub(crate) fn load(&mut self, values: &[impl AsRef<[f32]>]) -> Result<()> {
-        self.expect_lengths(values)?;
+    pub(crate) fn load(&mut self, values: Option<&[impl AsRef<[f32]>]>) -> Result<()> {
+        if let Some(values) = values {
+            self.expect_lengths(values)?;
+        }
         for unit in &mut self.all {
-            for (mut view, value) in unit.masters()?.into_iter().zip(&values[unit.tensors.clone()]) {
-                view.f_copy_(&Tensor::f_from_slice(value.as_ref())?)?;
+            let values = values.map(|values| &values[unit.tensors.clone()]);
+            match values {
+                Some(values) if self.group.world() == 1 => {
+                    for (mut view, value) in unit.cut(&unit.master)?.into_iter().zip(values) {
+                        view.f_copy_(&Tensor::f_from_slice(value.as_ref())?)?;
+                    }
+                }
+                values => {
+                    let flat = values.map(|values| {
+                        let flat = values.iter().map(|value| Tensor::f_from_slice(value.as_ref()));
+                        Ok::<_, Error>(Tensor::f_cat(&flat.collect::<Result<Vec<_>, _>>()?, 0)?)
+                    });
+                    let shard = scatter(&self.group, flat.transpose()?.as_ref(), unit.master.numel())?;
+                    unit.master.f_copy_(&shard)?;
+                }
             }
         }
         self.refresh()
@@ -139,18 +203,26 @@ impl Units {
         Ok(())
     }
 
-    /// Views of all parameters, where they are, in the order of [`ModelConfig::tensors`].
-    pub(crate) fn masters(&self) -> Result<Vec<Tensor>> {
-        let mut masters = Vec::with_capacity(self.specs.len());
-        for unit in &self.all {
-            masters.extend(unit.masters()?);
+    /// Views of a unit's fp32 masters, one for each tensor, all elements of them; put together from all ranks if there are
+    /// several.
+    pub(crate) fn masters_of(&self, unit: usize) -> Result<Vec<Tensor>> {
+        let unit = &self.all[unit];
+        match self.is_sharded() {
+            false => unit.cut(&unit.master),
+            true => unit.cut(&self.group.all_gather(&unit.master)?.wait()?),
         }
-        Ok(masters)
     }
 
-    /// All parameters, in the order of [`ModelConfig::tensors`].
+    /// All parameters, in the order of [`ModelConfig::tensors`]; on rank 0 alone, the others get none.
     pub(crate) fn read(&self) -> Result<Vec<Vec<f32>>> {
-        self.masters()?.iter().map(to_vec).collect()
+        let mut values = Vec::new();
+        for unit in 0..self.all.len() {
+            let masters = self.masters_of(unit)?;
+            if self.group.rank() == 0 {
+                values.extend(masters.iter().map(to_vec).collect::<Result<Vec<_>>>()?);
+            }
+        }
+        Ok(values)
     }
 
     /// Brings the compute copies up to date with the masters.
@@ -159,38 +231,19 @@ impl Units {
     }
 }
 
+/// Gives every rank its part of `full`, which rank 0 alone has and which is filled up with zeros: `part` elements for each.
+fn scatter(group: &Group, full: Option<&Tensor>, part: usize) -> Result<Tensor> {
+    let shares = full.map(|full| {
+        let missing = (part * group.world()) as i64 - full.size()[0];
+        let filled = full.f_constant_pad_nd([0, missing])?;
+        filled.f_chunk(group.world() as i64, 0)?.iter().map(to_bytes).collect::<Result<Vec<_>>>()
+    });
+    from_bytes(&group.scatter(shares.transpose()?)?, Kind::Float)
+}
+
 /// An fp32 tensor's elements, row-major.
 pub(crate) fn to_vec(tensor: &Tensor) -> Result<Vec<f32>> {
     let mut values = vec![0.0; tensor.numel()];
     tensor.f_copy_data(&mut values, tensor.numel())?;
     Ok(values)
-}
-
-/// Gradients of all units, fp32 and flat like [`Unit::master`]; summed over micro-batches.
-#[derive(Debug)]
-pub(crate) struct Gradients(Vec<Option<Tensor>>);
-
-impl Gradients {
-    pub(crate) fn none(units: &Units) -> Self {
-        Self(units.all.iter().map(|_| None).collect())
-    }
-
-    /// Adds to one unit's gradient. The first one is taken as it is, so nothing is ever filled with zeros.
-    pub(crate) fn add(&mut self, unit: usize, gradient: Tensor) -> Result<()> {
-        match &mut self.0[unit] {
-            Some(sum) => drop(sum.f_add_(&gradient)?),
-            none => *none = Some(gradient.f_to_kind(Kind::Float)?),
-        }
-        Ok(())
-    }
-
-    /// One flat fp32 gradient per unit.
-    ///
-    /// # Errors
-    /// [`Error::TensorCount`] if no backward pass has been added.
-    pub(crate) fn into_inner(self) -> Result<Vec<Tensor>> {
-        let (expected, found) = (self.0.len(), self.0.iter().flatten().count());
-        let gradients: Option<Vec<Tensor>> = self.0.into_iter().collect();
-        gradients.ok_or(Error::TensorCount { expected, found })
-    }
 }

@@ -2,6 +2,8 @@
 
 mod state;
 
+pub(crate) use state::check;
+
 use std::ops::Range;
 
 use brigade_torch_ext::{AdamW as FusedAdamW, AdamWOptions, foreach};
@@ -11,6 +13,7 @@ use tch::Tensor;
 use crate::{
     Error, Result,
     model::{Gradients, Units},
+    ranks::Group as Ranks,
 };
 
 /// What AdamW is set to, besides the learning rate of a step.
@@ -78,12 +81,34 @@ struct Span {
     tensors: Range<usize>,
     start: i64,
     length: i64,
+    /// What this rank holds of it: elements of its share of the unit, perhaps none.
+    own: Range<i64>,
 }
 
 impl Span {
+    /// This rank's part, out of its share of the unit.
     fn cut(&self, flat: &Tensor) -> Result<Tensor> {
-        Ok(flat.f_narrow(0, self.start, self.length)?)
+        Ok(flat.f_narrow(0, self.own.start, self.own.end - self.own.start)?)
     }
+}
+
+impl AdamW {
+    /// Elements of all moments that this rank holds.
+    #[cfg(test)]
+    pub(crate) fn numel(&self) -> usize {
+        let moments = |group: &Group| {
+            let both = group.fused.exp_avgs().iter().chain(group.fused.exp_avg_sqs());
+            both.map(Tensor::numel).sum::<usize>()
+        };
+        self.groups.iter().map(moments).sum()
+    }
+}
+
+/// What `rank` holds of `length` elements from `start` on, if each rank holds `share` of all: a range within its share.
+fn part(start: i64, length: i64, share: i64, rank: usize) -> Range<i64> {
+    let first = share * rank as i64;
+    let within = |at: i64| (at - first).clamp(0, share);
+    within(start)..within(start + length)
 }
 
 impl AdamW {
@@ -110,9 +135,13 @@ impl AdamW {
     /// # Errors
     /// [`Error::NotFinite`] if the norm is not finite; then nothing has changed.
     pub(crate) fn step(&mut self, units: &mut Units, gradients: Gradients, lr: f64) -> Result<f64> {
+        self.step_with(units, gradients.into_inner()?, lr)
+    }
+
+    /// The same, once the gradients have all come.
+    pub(crate) fn step_with(&mut self, units: &mut Units, gradients: Vec<Tensor>, lr: f64) -> Result<f64> {
         let _guard = tch::no_grad_guard();
-        let gradients = gradients.into_inner()?;
-        let norm = foreach::global_norm(&gradients)?.f_double_value(&[])?;
+        let norm = global_norm(&units.group, &gradients)?;
         if !norm.is_finite() {
             return Err(Error::NotFinite { what: "gradient norm", value: norm });
         }
@@ -130,6 +159,15 @@ impl AdamW {
     }
 }
 
+/// L2 norm of all gradients, over all ranks.
+fn global_norm(ranks: &Ranks, gradients: &[Tensor]) -> Result<f64> {
+    let own = foreach::global_norm(gradients)?.f_double_value(&[])?;
+    if ranks.world() == 1 {
+        return Ok(own);
+    }
+    Ok(ranks.sum(&[own * own])?[0].sqrt())
+}
+
 /// All spans of tensors that are decayed, or of those that are not.
 fn spans(units: &Units, decay: bool) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
@@ -142,11 +180,21 @@ fn spans(units: &Units, decay: bool) -> Vec<Span> {
                         last.length += length;
                         last.tensors.end = tensor + 1;
                     }
-                    _ => spans.push(Span { unit: index, tensors: tensor..tensor + 1, start, length }),
+                    _ => spans.push(Span {
+                        unit: index,
+                        tensors: tensor..tensor + 1,
+                        start,
+                        length,
+                        own: 0..0,
+                    }),
                 }
             }
             start += length;
         }
+    }
+    for span in &mut spans {
+        let share = units.all[span.unit].master.size()[0];
+        span.own = part(span.start, span.length, share, units.group.rank());
     }
     spans
 }
@@ -168,7 +216,7 @@ mod tests {
     fn spans_cover_every_tensor_once() {
         for tie_word_embeddings in [false, true] {
             let config = ModelConfig { tie_word_embeddings, ..tiny() };
-            let units = Units::zeros(&config, Precision::FLOAT32, Device::Cpu).unwrap();
+            let units = Units::zeros(&config, Precision::FLOAT32, Device::Cpu, Ranks::alone()).unwrap();
             let (decayed, spared) = (spans(&units, true), spans(&units, false));
             // Two norms in each of the two blocks and the last one cut what is decayed.
             assert_eq!(spared.len(), 5);

@@ -3,12 +3,13 @@
 use brigade_protocol::TensorSpec;
 use brigade_torch_ext::AdamW as FusedAdamW;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use super::{AdamW, Group};
+use super::{AdamW, Group, Span, part};
 use crate::{
     Error, Result,
-    model::{Units, to_vec},
+    model::Units,
+    ranks::{from_bytes, to_bytes},
 };
 
 const FIRST: &str = "exp_avg.";
@@ -16,7 +17,7 @@ const SECOND: &str = "exp_avg_sq.";
 const STEP: &str = "step";
 
 impl AdamW {
-    /// The moments and the number of steps as a safetensors file, bit for bit.
+    /// The moments and the number of steps as a safetensors file, bit for bit; on rank 0, the others get nothing.
     ///
     /// For a parameter `p` there are `exp_avg.p` and `exp_avg_sq.p`, fp32 in its shape; `step` is int64 `[1]`.
     pub(crate) fn save(&self, units: &Units) -> Result<Vec<u8>> {
@@ -24,11 +25,19 @@ impl AdamW {
         let mut tensors = Vec::new();
         for Group { spans, fused } in &self.groups {
             for (prefix, moments) in [(FIRST, fused.exp_avgs()), (SECOND, fused.exp_avg_sqs())] {
-                for (span, flat) in spans.iter().zip(moments) {
-                    let bytes: Vec<u8> = to_vec(flat)?.iter().flat_map(|value| value.to_le_bytes()).collect();
-                    tensors.push((prefix, &units.specs[span.tensors.clone()], bytes));
+                for (span, own) in spans.iter().zip(moments) {
+                    // As they lie in memory: little-endian, the parts of the ranks one after the other.
+                    let parts = units.group.collect(to_bytes(own)?)?;
+                    tensors.push((
+                        prefix,
+                        &units.specs[span.tensors.clone()],
+                        parts.unwrap_or_default().concat(),
+                    ));
                 }
             }
+        }
+        if units.group.rank() > 0 {
+            return Ok(Vec::new());
         }
         let mut views = vec![(STEP.to_owned(), TensorView::new(Dtype::I64, vec![1], &step).map_err(state)?)];
         for (prefix, specs, bytes) in &tensors {
@@ -43,23 +52,26 @@ impl AdamW {
         safetensors::serialize(views, None).map_err(state)
     }
 
-    /// Takes over what [`save`](Self::save) wrote.
+    /// Takes over what [`save`](Self::save) wrote, which only rank 0 has.
     ///
     /// # Errors
     /// [`Error::OptimizerState`] if a tensor is missing, too many, misshapen or not finite; then nothing has changed.
-    pub(crate) fn load(&mut self, units: &Units, bytes: &[u8]) -> Result<()> {
-        let file = SafeTensors::deserialize(bytes).map_err(state)?;
-        let expected = 1 + 2 * units.specs.len();
-        if file.len() != expected {
-            return Err(state(format!("{} tensors, expected {expected}", file.len())));
-        }
-        let steps = read_steps(&file)?;
+    pub(crate) fn load(&mut self, units: &Units, bytes: Option<&[u8]>) -> Result<()> {
+        let file = bytes.map(|bytes| open(units, bytes)).transpose()?;
+        let steps = file.as_ref().map(read_steps).transpose()?;
+        let steps = units.group.broadcast(steps.map(|steps| steps.to_le_bytes().to_vec()))?;
+        let steps = i64::from_le_bytes(steps.try_into().map_err(|_| state("`step` is not one number"))?);
         let mut loaded = Vec::with_capacity(self.groups.len());
         for Group { spans, fused } in &self.groups {
             let moments = |prefix| -> Result<Vec<Tensor>> {
-                let specs = spans.iter().map(|span| &units.specs[span.tensors.clone()]);
                 let device = units.all[Units::EMBEDDING].master.device();
-                specs.map(|specs| Ok(read_moment(&file, prefix, specs)?.f_to_device(device)?)).collect()
+                let own = |span: &Span| {
+                    let full = file
+                        .as_ref()
+                        .map(|file| read_moment(file, prefix, &units.specs[span.tensors.clone()]));
+                    Ok(share(units, span, full.transpose()?)?.f_to_device(device)?)
+                };
+                spans.iter().map(own).collect()
             };
             loaded.push(FusedAdamW::from_moments(
                 moments(FIRST)?,
@@ -73,6 +85,46 @@ impl AdamW {
         }
         Ok(())
     }
+}
+
+/// Checks that `bytes` are the state of this model's optimiser.
+///
+/// # Errors
+/// [`Error::OptimizerState`].
+pub(crate) fn check(units: &Units, bytes: &[u8]) -> Result<()> {
+    let file = open(units, bytes)?;
+    read_steps(&file)?;
+    for spec in &units.specs {
+        for prefix in [FIRST, SECOND] {
+            read_moment(&file, prefix, std::slice::from_ref(spec)).map(drop)?;
+        }
+    }
+    Ok(())
+}
+
+fn open<'b>(units: &Units, bytes: &'b [u8]) -> Result<SafeTensors<'b>> {
+    let file = SafeTensors::deserialize(bytes).map_err(state)?;
+    let expected = 1 + 2 * units.specs.len();
+    if file.len() != expected {
+        return Err(state(format!("{} tensors, expected {expected}", file.len())));
+    }
+    Ok(file)
+}
+
+/// This rank's part of a moment of `span`, which rank 0 has in `full`.
+fn share(units: &Units, span: &Span, full: Option<Tensor>) -> Result<Tensor> {
+    let (group, share) = (&units.group, units.all[span.unit].master.size()[0]);
+    let parts = full.map(|full| {
+        let mut first = 0;
+        let cut = |rank| {
+            let own = part(span.start, span.length, share, rank);
+            let (start, length) = (first, own.end - own.start);
+            first += length;
+            to_bytes(&full.f_narrow(0, start, length)?)
+        };
+        (0..group.world()).map(cut).collect::<Result<Vec<_>>>()
+    });
+    from_bytes(&group.scatter(parts.transpose()?)?, Kind::Float)
 }
 
 /// The number of steps, which libtorch counts in fp32 and therefore exactly to 2^24.

@@ -1,0 +1,150 @@
+//! Each rank compresses some sections; rank 0 makes one file of them, the same as it would alone.
+
+use std::collections::VecDeque;
+
+use bincode::{Decode, Encode};
+use brigade_codec::device::Assembler;
+use brigade_codec::{Binding, CodeBits, CodecConfig, Layout};
+use tch::{Kind, Tensor};
+
+use super::{from_bytes, to_bytes};
+use crate::compress::{Input, compress_section};
+use crate::model::{Units, to_vec};
+use crate::{Error, Result};
+
+/// What to compress, and how.
+#[derive(Debug, Encode, Decode)]
+pub(crate) struct CompressJob {
+    tensors: Vec<(String, Vec<usize>)>,
+    top_k: u32,
+    bits: u8,
+    error_feedback_decay: f32,
+}
+
+/// What rank 0 alone has: the parameters before training, and the error feedback.
+pub(crate) struct Host<'h> {
+    pub(crate) binding: &'h Binding,
+    pub(crate) theta: &'h [Vec<f32>],
+    pub(crate) e: &'h mut [Vec<f32>],
+}
+
+impl CompressJob {
+    pub(crate) fn new(layout: &Layout, config: &CodecConfig) -> Self {
+        let tensors = layout.tensors().iter().map(|t| (t.name().to_owned(), t.shape().to_vec())).collect();
+        let CodecConfig { top_k, bits, error_feedback_decay } = *config;
+        Self { tensors, top_k, bits: bits as u8, error_feedback_decay }
+    }
+
+    fn config(&self) -> Result<CodecConfig> {
+        let bits = CodeBits::from_number(self.bits);
+        let bits = bits.ok_or(Error::Setting { field: "bits", value: self.bits.into(), must: "1 to 4" })?;
+        Ok(CodecConfig { top_k: self.top_k, bits, error_feedback_decay: self.error_feedback_decay })
+    }
+
+    /// Section s is compressed by rank s mod n. What is needed of `units` is put together on all ranks, a unit or two at a
+    /// time; parameters before training and error feedback come from rank 0 (who has the `host`), and go back there.
+    pub(crate) fn run(&self, units: &Units, mut host: Option<Host<'_>>) -> Result<Option<Vec<u8>>> {
+        let (layout, config) = (Layout::new(self.tensors.clone())?, self.config()?);
+        let (group, mut assembler) = (&units.group, Assembler::new(&layout, &config)?);
+        let mut gathered = Gathered { units, held: VecDeque::new() };
+        let mut done: VecDeque<Done> = VecDeque::new();
+        for section in 0..layout.num_sections() {
+            let owner = section % group.world();
+            let pieces: Vec<_> = layout.pieces(section).collect();
+            gathered.bring(pieces[0].0, pieces[pieces.len() - 1].0)?;
+            // Before and error feedback of all pieces, one after the other.
+            let mut values = match &host {
+                Some(Host { theta, e, .. }) => {
+                    let of = |all: &[Vec<f32>]| {
+                        let cut =
+                            pieces.iter().flat_map(|(tensor, elements)| &all[*tensor][elements.clone()]);
+                        cut.copied().collect::<Vec<f32>>()
+                    };
+                    [of(theta), of(e)].concat()
+                }
+                None => Vec::new(),
+            };
+            if owner > 0 {
+                let bytes = group.hand(0, owner, || to_bytes(&Tensor::f_from_slice(&values)?))?;
+                values = to_vec(&from_bytes(&bytes, Kind::Float)?)?;
+            }
+            if owner != group.rank() {
+                continue;
+            }
+            let (mut before, mut e) = values.split_at(values.len() / 2);
+            let mut inputs = Vec::with_capacity(pieces.len());
+            for (tensor, elements) in &pieces {
+                let (own_before, own_e);
+                (own_before, before) = before.split_at(elements.len());
+                (own_e, e) = e.split_at(elements.len());
+                let after = gathered.tensor(*tensor)?;
+                let after = after.f_narrow(0, elements.start as i64, elements.len() as i64)?;
+                inputs.push(Input { before: own_before, after, e: own_e });
+            }
+            let (packed, left) = compress_section(&layout, &config, &mut assembler, section, &inputs)?;
+            done.push_back(Done { packed, left: to_bytes(&Tensor::f_cat(&left, 0)?)? });
+        }
+        for section in 0..layout.num_sections() {
+            let owner = section % group.world();
+            let mut own = if owner == group.rank() { done.pop_front() } else { None };
+            if owner > 0 {
+                let bytes = group.hand(owner, 0, || Ok(own.take().map_or_else(Vec::new, Done::join)))?;
+                own = host.as_ref().map(|_| Done::split(bytes, &layout, section));
+            }
+            let (Some(host), Some(Done { packed, left })) = (&mut host, own) else { continue };
+            assembler.push_packed(packed);
+            let mut left = to_vec(&from_bytes(&left, Kind::Float)?)?.into_iter();
+            for (tensor, elements) in layout.pieces(section) {
+                host.e[tensor][elements].iter_mut().zip(&mut left).for_each(|(e, left)| *e = left);
+            }
+        }
+        host.map(|host| Ok(assembler.finish(host.binding)?)).transpose()
+    }
+}
+
+/// A section's bytes, and the error feedback that it has left.
+struct Done {
+    packed: Vec<u8>,
+    left: Vec<u8>,
+}
+
+impl Done {
+    fn join(self) -> Vec<u8> {
+        [self.left, self.packed].concat()
+    }
+
+    fn split(mut bytes: Vec<u8>, layout: &Layout, section: usize) -> Self {
+        let elements: usize = layout.pieces(section).map(|(_, elements)| elements.len()).sum();
+        let packed = bytes.split_off(bytes.len().min(4 * elements));
+        Self { packed, left: bytes }
+    }
+}
+
+/// Units whose masters are put together at the moment.
+struct Gathered<'u> {
+    units: &'u Units,
+    held: VecDeque<(usize, Vec<Tensor>)>,
+}
+
+impl Gathered<'_> {
+    fn unit_of(&self, tensor: usize) -> usize {
+        self.units.all.partition_point(|unit| unit.tensors.end <= tensor)
+    }
+
+    /// Holds the units of the tensors from `first` to `last`, and no others. Sections come in order, so no unit comes twice.
+    fn bring(&mut self, first: usize, last: usize) -> Result<()> {
+        let (first, last) = (self.unit_of(first), self.unit_of(last));
+        self.held.retain(|(unit, _)| *unit >= first);
+        for unit in self.held.back().map_or(first, |(unit, _)| unit + 1)..=last {
+            self.held.push_back((unit, self.units.masters_of(unit)?));
+        }
+        Ok(())
+    }
+
+    fn tensor(&self, tensor: usize) -> Result<Tensor> {
+        let unit = self.unit_of(tensor);
+        let held = self.held.iter().find(|(number, _)| *number == unit);
+        let (_, masters) = held.ok_or(Error::TensorCount { expected: unit, found: self.held.len() })?;
+        Ok(masters[tensor - self.units.all[unit].tensors.start].shallow_clone())
+    }
+}
