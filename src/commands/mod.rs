@@ -9,6 +9,8 @@ mod identity;
 mod lab;
 #[cfg(feature = "torch")]
 mod model;
+#[cfg(feature = "torch")]
+mod rank;
 mod role;
 mod run;
 mod serve;
@@ -66,6 +68,9 @@ enum Command {
     /// Let a model go on from a prompt.
     #[cfg(feature = "torch")]
     Generate(model::GenerateArgs),
+    #[cfg(feature = "torch")]
+    #[command(hide = true)]
+    Rank(rank::Args),
     /// Serve buckets from a folder over S3: the embedded server.
     Serve(serve::Args),
 }
@@ -95,6 +100,8 @@ impl Cli {
             Command::Eval(args) => model::eval(args),
             #[cfg(feature = "torch")]
             Command::Generate(args) => model::generate(args),
+            #[cfg(feature = "torch")]
+            Command::Rank(args) => rank::run(&args),
             Command::Serve(args) => serve::run(args),
         }
     }

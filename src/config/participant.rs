@@ -95,7 +95,10 @@ pub struct Compute {
     pub dtype: Option<String>,
     /// CPU threads; all cores when absent.
     pub threads: Option<usize>,
-    /// Sequences that go through the model at once; the whole batch when absent.
+    /// Processes that a miner spreads its model over, each with a GPU of its own, from `device` on (on the CPU, with its part
+    /// of the threads). One when absent. The run's batch must be a multiple of it.
+    pub ranks: Option<usize>,
+    /// Sequences that go through the model at once; the whole batch, or a rank's share of it, when absent.
     pub micro_batch: Option<usize>,
 }
 

@@ -1,6 +1,8 @@
 //! The model on a thread of its own: libtorch never runs on the asynchronous runtime.
 
+use std::path::Path;
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 
 use anyhow::Context as _;
 use brigade_protocol::{Manifest, ModelConfig};
@@ -15,20 +17,61 @@ type Job = Box<dyn FnOnce(&mut Trainer) + Send>;
 ///
 /// One thread, because libtorch keeps its OpenMP team and its gradient mode by thread.
 pub(crate) struct Model {
-    jobs: mpsc::Sender<Job>,
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Model {
+    /// Waits for the trainer to go, and with it the processes of its other ranks.
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Model {
-    /// Makes a trainer for the run's model.
+    /// Makes a trainer for the run's model, in this process alone.
     ///
     /// # Errors
     /// When the device is not there, or its memory is too small.
     pub(crate) async fn start(manifest: &Manifest, compute: &Compute) -> anyhow::Result<Self> {
+        if compute.ranks.is_some_and(|ranks| ranks > 1) {
+            return Err(ranks_invalid(compute, "1: only a miner spreads its model over processes").into());
+        }
         let config = trainer_config(manifest, compute)?;
+        Self::make(move || Trainer::new(config)).await
+    }
+
+    /// The same for who trains: over as many processes as [`Compute::ranks`] says.
+    ///
+    /// # Errors
+    /// Also when that many cannot share the run's batch, or a process cannot be started.
+    pub(crate) async fn start_training(manifest: &Manifest, compute: &Compute) -> anyhow::Result<Self> {
+        let ranks = compute.ranks.unwrap_or(1);
+        let batch = manifest.training.batch_size as usize;
+        if ranks == 0 || batch % ranks != 0 {
+            return Err(ranks_invalid(compute, &format!("a divisor of the run's batch of {batch}")).into());
+        }
+        let config = trainer_config(manifest, compute)?;
+        let program = std::env::current_exe().context("cannot find this program, to start ranks")?;
+        let start = move |folder: &Path, rank: usize| {
+            let mut command = std::process::Command::new(&program);
+            command.args(["rank", "--rank", &rank.to_string(), "--ranks", &ranks.to_string(), "--folder"]);
+            command.arg(folder);
+            command
+        };
+        Self::make(move || Trainer::launch(config, ranks, start)).await
+    }
+
+    async fn make(
+        trainer: impl FnOnce() -> brigade_trainer::Result<Trainer> + Send + 'static,
+    ) -> anyhow::Result<Self> {
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (ready, is_ready) = oneshot::channel();
-        std::thread::Builder::new().name("trainer".into()).spawn(move || {
-            let mut trainer = match Trainer::new(config) {
+        let thread = std::thread::Builder::new().name("trainer".into()).spawn(move || {
+            let mut trainer = match trainer() {
                 Ok(trainer) => trainer,
                 Err(error) => return drop(ready.send(Err(error))),
             };
@@ -38,7 +81,7 @@ impl Model {
             }
         })?;
         is_ready.await.context("the trainer's thread ended")??;
-        Ok(Self { jobs })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
     /// Runs `work` on the trainer's thread.
@@ -51,9 +94,15 @@ impl Model {
     ) -> anyhow::Result<R> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |trainer| drop(answer.send(work(trainer))));
-        self.jobs.send(job).ok().context("the trainer's thread has ended")?;
+        let sent = self.jobs.as_ref().and_then(|jobs| jobs.send(job).ok());
+        sent.context("the trainer's thread has ended")?;
         answered.await.context("the trainer's thread ended at work")
     }
+}
+
+fn ranks_invalid(compute: &Compute, must: &str) -> ConfigError {
+    let reason = format!("`{}` must be {must}", compute.ranks.unwrap_or(1));
+    ConfigError::Invalid { field: "compute.ranks".into(), reason }
 }
 
 /// What the manifest and the machine's owner say, as the trainer wants to be told.

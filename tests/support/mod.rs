@@ -103,6 +103,19 @@ impl World {
         self.dir.path().join(name).join("config.toml")
     }
 
+    /// Adds a line to a section of a participant's settings.
+    pub fn add_setting(&self, name: &str, section: &str, line: &str) {
+        let text = std::fs::read_to_string(self.config(name)).unwrap();
+        let changed = text.replacen(&format!("{section}\n"), &format!("{section}\n{line}\n"), 1);
+        assert_ne!(text, changed, "{section}");
+        std::fs::write(self.config(name), changed).unwrap();
+    }
+
+    /// The process of a participant that runs.
+    pub fn pid(&self, name: &str) -> u32 {
+        self.children[name].id()
+    }
+
     pub fn id(&self, name: &str) -> PeerId {
         Identity::load(&self.dir.path().join(name).join("identity.json")).unwrap().id()
     }

@@ -55,7 +55,7 @@ pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) 
     let run = Run::load(settings.open_run()?, &settings.run_id, settings.poll()).await?;
     let store = Store::open(&settings.state, run.id())?;
     let samples = Samples::open(&run, &settings).await?;
-    let model = Model::start(run.manifest(), &settings.compute).await?;
+    let model = Model::start_training(run.manifest(), &settings.compute).await?;
     reporter.tell(Event::Ready { peer: identity.id(), run: run.id() });
     // Now, and not in the first window: too little memory is to show before anybody counts on us.
     model.call(brigade_trainer::Trainer::prepare_training).await??;

@@ -81,7 +81,10 @@ fn receive_all(mut socket: UnixStream, received: &Sender<Result<Payload, String>
             Ok((DATA, payload)) => Ok(payload),
             Ok((_, (_, reason))) => Err(String::from_utf8_lossy(&reason).into_owned()),
             Err(error) => Err(match error.kind() {
-                io::ErrorKind::UnexpectedEof => "its process has ended".to_owned(),
+                // Which of them depends on whether it had read all that was sent.
+                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
+                    "its process has ended".to_owned()
+                }
                 io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                     format!("it has not answered for {} s", SILENCE.as_secs())
                 }
