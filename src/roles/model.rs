@@ -51,7 +51,7 @@ impl Model {
     pub(crate) async fn start_training(manifest: &Manifest, compute: &Compute) -> anyhow::Result<Self> {
         let ranks = compute.ranks.unwrap_or(1);
         let batch = manifest.training.batch_size as usize;
-        if ranks == 0 || batch % ranks != 0 {
+        if ranks == 0 || !batch.is_multiple_of(ranks) {
             return Err(ranks_invalid(compute, &format!("a divisor of the run's batch of {batch}")).into());
         }
         let config = trainer_config(manifest, compute)?;

@@ -281,13 +281,12 @@ pub(crate) mod tests {
 
     /// `world` ranks, each to be given to a thread of its own.
     pub(crate) fn groups(world: usize) -> Vec<Arc<Group>> {
+        let pairs: Vec<_> = (0..world).flat_map(|b| (0..b).map(move |a| (a, b))).collect();
         let mut sockets: Vec<Vec<Option<UnixStream>>> =
             (0..world).map(|_| (0..world).map(|_| None).collect()).collect();
-        for a in 0..world {
-            for b in a + 1..world {
-                let (one, other) = UnixStream::pair().unwrap();
-                (sockets[a][b], sockets[b][a]) = (Some(one), Some(other));
-            }
+        for (a, b) in pairs {
+            let (one, other) = UnixStream::pair().unwrap();
+            (sockets[a][b], sockets[b][a]) = (Some(one), Some(other));
         }
         sockets.into_iter().enumerate().map(|(rank, sockets)| Group::new(rank, sockets).unwrap()).collect()
     }
