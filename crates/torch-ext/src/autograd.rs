@@ -1,9 +1,9 @@
 //! What a backward pass by blocks needs: a block's output gradient comes from the block after it.
 
-use tch::Tensor;
+use tch::{Device, Kind, TchError, Tensor};
 
-use crate::Result;
 use crate::ffi;
+use crate::{Error, Result};
 
 /// Runs the backward pass from `outputs`, whose gradients are `gradients` (same shapes and kinds), and adds to the
 /// `.grad` of every leaf. The graph is freed.
@@ -31,26 +31,52 @@ pub fn set_grad(of: &Tensor, gradient: Option<&Tensor>) -> Result<()> {
     unsafe { ffi::check("set_grad", ffi::btx_set_grad(of.as_ptr(), ffi::optional(gradient))) }
 }
 
-/// Lets the storage of `of`, and with it every view of it that a graph has kept, lie in the memory of `onto`'s storage.
-/// What it lay in before is freed, unless somebody else holds it.
-///
-/// So a block's gathered weights can be let go between its forward and its backward pass, while the graph stays: onto one
-/// scratch tensor that all blocks share, and back onto weights gathered anew. The memory is always large enough, so a graph
-/// that is run at the wrong time computes nonsense, but reads and writes nothing else.
+/// Memory that parked tensors point to. Nobody else has it, so it stays where it is for as long as one of them does.
+#[derive(Debug)]
+pub struct Scratch(Tensor);
+
+impl Scratch {
+    /// Memory for tensors with as many elements as this, of this kind, on this device.
+    ///
+    /// # Errors
+    ///
+    /// libtorch cannot allocate it.
+    pub fn new(numel: i64, kind: Kind, device: Device) -> Result<Self> {
+        let tensor = Tensor::f_empty([numel], (kind, device));
+        let torch = |e: TchError| Error::Torch { operation: "Scratch::new", message: e.to_string() };
+        Ok(Self(tensor.map_err(torch)?))
+    }
+
+    /// Frees the memory of `tensor`'s storage, and lets it, with every view of it that a graph has kept, point here.
+    ///
+    /// So a block's gathered weights can be let go between its forward and its backward pass, while its graph stays;
+    /// [`unpark`] brings them back. The memory here is always large enough, so a graph that is run at the wrong time
+    /// computes nonsense, but touches nothing else.
+    ///
+    /// # Errors
+    ///
+    /// A tensor on another device, or with a larger storage.
+    pub fn park(&self, tensor: &Tensor) -> Result<()> {
+        // SAFETY: both handles are of tensors that are borrowed for the call. The tensor's storage keeps the scratch
+        // memory alive, and nothing moves that: its tensor is private and never passed to `btx_exchange`.
+        unsafe { ffi::check("park", ffi::btx_park(tensor.as_ptr(), self.0.as_ptr())) }
+    }
+}
+
+/// Gives `parked` the memory of `values`, whose storage is as large.
 ///
 /// # Errors
 ///
-/// Tensors on different devices, or `onto` with the smaller storage.
-pub fn retarget(of: &Tensor, onto: &Tensor) -> Result<()> {
-    // SAFETY: both handles are of tensors that are borrowed for the call; the storage keeps its new memory alive.
-    unsafe { ffi::check("retarget", ffi::btx_retarget(of.as_ptr(), onto.as_ptr())) }
+/// Tensors on different devices, with storages of different size, or with the same one.
+pub fn unpark(parked: &Tensor, values: Tensor) -> Result<()> {
+    // SAFETY: both handles are of tensors that outlive the call. Each storage has an owner of memory of its size
+    // afterwards, so views of either stay within bounds.
+    unsafe { ffi::check("unpark", ffi::btx_exchange(parked.as_ptr(), values.as_ptr())) }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-
-    use tch::{Device, Kind};
 
     use super::*;
 
@@ -102,13 +128,25 @@ mod tests {
         let expected = values.copy().set_requires_grad(true);
         backward(&[run(&expected)], &[gradient.shallow_clone()]).unwrap();
 
-        let (leaf, scratch) = (values.copy().set_requires_grad(true), random(&[30]));
+        let leaf = values.copy().set_requires_grad(true);
         let out = run(&leaf);
-        retarget(&leaf, &scratch).unwrap();
-        assert_eq!(leaf.data_ptr(), scratch.data_ptr());
-        retarget(&leaf, &values.copy()).unwrap();
+        let scratch = |numel| Scratch::new(numel, Kind::Float, Device::Cpu).unwrap();
+        let parking = scratch(30);
+        parking.park(&leaf).unwrap();
+        assert_eq!(leaf.data_ptr(), parking.0.data_ptr());
+        let fresh = values.copy();
+        let place = fresh.data_ptr();
+        unpark(&leaf, fresh).unwrap();
+        assert_eq!(leaf.data_ptr(), place);
         backward(&[out], &[gradient]).unwrap();
         assert_eq!(leaf.grad(), expected.grad());
-        assert!(retarget(&leaf, &random(&[23])).is_err());
+
+        assert!(scratch(23).park(&leaf).is_err());
+        assert!(unpark(&leaf, random(&[23])).is_err());
+        assert!(unpark(&leaf, leaf.detach()).is_err());
+        // Parked, it outlives the scratch that it points to.
+        parking.park(&leaf).unwrap();
+        drop(parking);
+        assert_eq!(leaf.detach().fill_(2.0).sum(Kind::Float).double_value(&[]), 48.0);
     }
 }

@@ -70,7 +70,8 @@ unsafe extern "C" {
     pub(crate) fn btx_foreach_zero(tensors: *const Handle, length: usize) -> Failure;
     pub(crate) fn btx_backward(outputs: *const Handle, gradients: *const Handle, length: usize) -> Failure;
     pub(crate) fn btx_set_grad(of: Handle, gradient: Handle) -> Failure;
-    pub(crate) fn btx_retarget(of: Handle, onto: Handle) -> Failure;
+    pub(crate) fn btx_park(of: Handle, scratch: Handle) -> Failure;
+    pub(crate) fn btx_exchange(one: Handle, other: Handle) -> Failure;
     pub(crate) fn btx_cuda_memory(device: i8, out: *mut MemoryBytes) -> Failure;
     pub(crate) fn btx_cuda_reset_peaks(device: i8) -> Failure;
     pub(crate) fn btx_cuda_empty_cache() -> Failure;

@@ -192,19 +192,30 @@ static c10::DeviceAllocator *cuda_allocator() {
   return c10::getDeviceAllocator(at::kCUDA);
 }
 
-char *btx_retarget(tensor of, tensor onto) {
+// Gives the memory of `of` back and lets it point into that of `scratch`, which it keeps alive.
+char *btx_park(tensor of, tensor scratch) {
   return guarded([&] {
-    TORCH_CHECK(of->defined() && onto->defined(), "an undefined tensor");
-    TORCH_CHECK(of->device() == onto->device(), "tensors on ", of->device(), " and ", onto->device());
+    TORCH_CHECK(of->defined() && scratch->defined(), "an undefined tensor");
+    TORCH_CHECK(of->device() == scratch->device(), "tensors on ", of->device(), " and ", scratch->device());
     auto storage = of->storage();
-    const auto &source = onto->storage();
-    TORCH_CHECK(source.nbytes() >= storage.nbytes(), "storages of ", storage.nbytes(), " and ", source.nbytes(), " bytes");
-    // The new owner holds on to the whole source, whatever becomes of the tensor that it came with.
-    auto held = std::make_unique<c10::Storage>(source);
-    c10::DataPtr pointer(held->mutable_data(), held.get(), [](void *source) { delete static_cast<c10::Storage *>(source); },
+    auto held = std::make_unique<c10::Storage>(scratch->storage());
+    TORCH_CHECK(held->nbytes() >= storage.nbytes(), storage.nbytes(), " bytes do not fit into ", held->nbytes());
+    c10::DataPtr pointer(held->mutable_data(), held.get(), [](void *held) { delete static_cast<c10::Storage *>(held); },
                          of->device());
     held.release();
     storage.set_data_ptr(std::move(pointer));
+  });
+}
+
+// Exchanges the memory of two tensors: every pointer keeps an owner, whoever else holds either of them.
+char *btx_exchange(tensor one, tensor other) {
+  return guarded([&] {
+    TORCH_CHECK(one->defined() && other->defined(), "an undefined tensor");
+    TORCH_CHECK(one->device() == other->device(), "tensors on ", one->device(), " and ", other->device());
+    auto a = one->storage(), b = other->storage();
+    TORCH_CHECK(a.nbytes() == b.nbytes(), "storages of ", a.nbytes(), " and ", b.nbytes(), " bytes");
+    TORCH_CHECK(!a.is_alias_of(b), "the two share their storage");
+    a.set_data_ptr(b.set_data_ptr(a.set_data_ptr(c10::DataPtr(nullptr, one->device()))));
   });
 }
 

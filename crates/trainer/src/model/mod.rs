@@ -16,7 +16,7 @@ mod unit;
 use std::{cell::RefCell, slice, sync::Arc};
 
 use brigade_protocol::{ModelConfig, TensorSpec};
-use brigade_torch_ext::autograd;
+use brigade_torch_ext::autograd::{self, Scratch};
 use tch::{Device, Kind, Tensor};
 
 pub(crate) use self::decode::Decoding;
@@ -73,7 +73,7 @@ pub(crate) struct Llama {
     /// The longest table made so far.
     rope: RefCell<Option<Rope>>,
     /// What the weights in a graph point to between its forward and backward pass, if they are gathered from ranks.
-    scratch: RefCell<Option<Tensor>>,
+    scratch: RefCell<Option<Scratch>>,
 }
 
 impl Llama {
@@ -202,15 +202,15 @@ impl Llama {
         Ok(self.units.weights(self.units.output(), false)?.f_view([-1, self.shape.hidden])?)
     }
 
-    /// Memory as large as that of a block's `weights`, which nobody reads; the same for all blocks.
-    fn scratch(&self, weights: &Tensor) -> Result<Tensor> {
+    /// Lets a block's gathered `weights` go, but for the graph that leads to them.
+    fn park(&self, weights: &Tensor) -> Result<()> {
         let mut scratch = self.scratch.borrow_mut();
         if scratch.is_none() {
             // With the zeros that fill up the last rank's share.
             let numel = weights.size()[0] + self.units.group.world() as i64;
-            *scratch = Some(Tensor::f_empty([numel], (weights.f_kind()?, self.device))?);
+            *scratch = Some(Scratch::new(numel, weights.f_kind()?, self.device)?);
         }
-        Ok(scratch.as_ref().expect("made above").shallow_clone())
+        Ok(scratch.as_ref().map_or(Ok(()), |scratch| scratch.park(weights))?)
     }
 
     /// Rotary tables for the length of `ids` `[sequences, length]`.
@@ -251,7 +251,7 @@ impl BlockRun {
         let input = input.f_requires_grad_(true)?;
         let graph = Self::graph(model, layer, &input, rope, Some(layer + 1))?;
         if model.units.is_sharded() {
-            autograd::retarget(&graph.0, &model.scratch(&graph.0)?)?;
+            model.park(&graph.0)?;
         }
         let output = graph.1.f_detach()?;
         Ok((Self { layer, input, graph: Some(graph) }, output))
@@ -285,10 +285,7 @@ impl BlockRun {
         let (weights, output) = match self.graph {
             Some(graph) => {
                 if model.units.is_sharded() {
-                    autograd::retarget(
-                        &graph.0,
-                        &model.units.weights(model.units.block(self.layer), false)?,
-                    )?;
+                    autograd::unpark(&graph.0, model.units.weights(model.units.block(self.layer), false)?)?;
                     before.map_or(Ok(()), |before| model.units.prefetch(model.units.block(before)))?;
                 }
                 graph
