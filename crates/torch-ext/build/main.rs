@@ -9,6 +9,7 @@ fn main() {
     println!("cargo::rerun-if-changed=build");
     // cc watches no source file: without this line an edited shim would not be rebuilt.
     println!("cargo::rerun-if-changed=src/shim.cpp");
+    println!("cargo::rerun-if-changed=src/fused.cpp");
     let libtorch = link::link_libtorch();
     let include = libtorch.join("include");
     let mut build = cc::Build::new();
@@ -16,6 +17,10 @@ fn main() {
         .cpp(true)
         .std("c++17")
         .file("src/shim.cpp")
+        .file("src/fused.cpp")
+        // Loops that are marked for it are vectorised; and the kernels of fused.cpp are worthless otherwise, tests or not.
+        .flag("-fopenmp-simd")
+        .opt_level(3)
         // As system headers: libtorch's own are full of what -Wall warns about.
         .flag("-isystem")
         .flag(&include)

@@ -4,11 +4,12 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`adamw`] | the fused AdamW step, and [`AdamW`] that owns its moments |
+//! | [`fused`] | RMSNorm in one pass on the CPU |
 //! | [`foreach`] | global norm, clipping, copy, add, lerp, scale, zero: one call for a whole model |
 //! | [`autograd`] | backward with given output gradients; replacing a gradient |
 //! | [`memory`] | what the CUDA caching allocator holds; keeping freed memory on the CPU |
 //!
-//! All `unsafe` of the workspace is in this crate. The C++ half (`src/shim.cpp`) turns every exception into an
+//! All `unsafe` of the workspace is in this crate. The C++ half (`src/shim.cpp`, `src/fused.cpp`) turns every exception into an
 //! [`Error`] and checks shapes, kinds and devices before a kernel that trusts them is called.
 //!
 //! Number of threads, `no_grad` and manual seeds are in `tch` itself.
@@ -21,6 +22,7 @@ pub mod autograd;
 mod error;
 mod ffi;
 pub mod foreach;
+pub mod fused;
 pub mod memory;
 
 pub use adamw::{AdamW, AdamWOptions};
