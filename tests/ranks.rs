@@ -65,8 +65,7 @@ async fn a_rank_that_dies_takes_its_miner_down_and_the_restart_goes_on() {
         |world: &World| world.events("miner-1").iter().filter(|event| event["event"] == "delivered").count();
     let before = delivered(&world);
     let rank = children(world.pid("miner-1"))[0];
-    let killed = std::process::Command::new("kill").args(["-9", &rank.to_string()]).status().unwrap();
-    assert!(killed.success());
+    send("-KILL", rank);
     let started = Instant::now();
     let status = world.wait("miner-1");
     assert!(!status.success() && started.elapsed() < Duration::from_secs(30), "{status}");
@@ -81,7 +80,45 @@ async fn a_rank_that_dies_takes_its_miner_down_and_the_restart_goes_on() {
     assert!(last.accepted.iter().any(|share| share.peer == spread), "{:?}", last.excluded);
 }
 
-/// A rank that neither works nor ends, as after a GPU has hung.
+fn send(signal: &str, pid: u32) {
+    let status = std::process::Command::new("kill").args([signal, &pid.to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+fn wait_for_end(pid: u32) {
+    let started = Instant::now();
+    while is_alive(pid) {
+        assert!(started.elapsed() < Duration::from_secs(30), "process {pid} is still there");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ranks_end_when_their_miner_does() {
+    let terms = Terms { start_peers: 1, inner_steps: 5000, ..Terms::default() };
+    let mut world = World::new(Store::embedded(), 1, &terms);
+    world.add_setting("miner-0", "[compute]", "ranks = 2");
+    world.start_all(&["aggregator", "validator", "miner-0"]);
+    world.wait_for_event("miner-0", "step", |_| true);
+    let rank = children(world.pid("miner-0"))[0];
+    world.kill("miner-0");
+    wait_for_end(rank);
+
+    // As a service is stopped: every process of it gets the signal, the ranks first.
+    world.start("miner-0");
+    let steps =
+        |world: &World| world.events("miner-0").iter().filter(|event| event["event"] == "step").count();
+    let before = steps(&world);
+    world.wait_for_event("miner-0", "step", |_| steps(&world) > before);
+    let rank = children(world.pid("miner-0"))[0];
+    send("-TERM", rank);
+    send("-TERM", world.pid("miner-0"));
+    world.wait("miner-0");
+    wait_for_end(rank);
+    assert!(!world.log("miner-0").contains("rank 1 of this peer is lost"), "{}", world.log("miner-0"));
+}
+
+/// A rank whose process stands still, heartbeat and all.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rank_that_hangs_is_given_up() {
     let terms = Terms { start_peers: 1, inner_steps: 5000, ..Terms::default() };
@@ -90,11 +127,7 @@ async fn a_rank_that_hangs_is_given_up() {
     world.start_all(&["aggregator", "validator", "miner-0"]);
     world.wait_for_event("miner-0", "step", |_| true);
     let rank = children(world.pid("miner-0"))[0];
-    let signal = |name: &str| {
-        let status = std::process::Command::new("kill").args([name, &rank.to_string()]).status();
-        assert!(status.unwrap().success());
-    };
-    signal("-STOP");
+    send("-STOP", rank);
     let started = Instant::now();
     let status = world.wait("miner-0");
     assert!(!status.success() && started.elapsed() < Duration::from_secs(40), "{status}");

@@ -22,7 +22,7 @@ pub(crate) struct Model {
 }
 
 impl Drop for Model {
-    /// Waits for the trainer to go, and with it the processes of its other ranks.
+    /// Waits for a trainer of several ranks to go, and with it the other ranks' processes.
     fn drop(&mut self) {
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
@@ -41,7 +41,7 @@ impl Model {
             return Err(ranks_invalid(compute, "1: only a miner spreads its model over processes").into());
         }
         let config = trainer_config(manifest, compute)?;
-        Self::make(move || Trainer::new(config)).await
+        Self::make(move || Trainer::new(config), false).await
     }
 
     /// The same for who trains: over as many processes as [`Compute::ranks`] says.
@@ -62,11 +62,12 @@ impl Model {
             command.arg(folder);
             command
         };
-        Self::make(move || Trainer::launch(config, ranks, start)).await
+        Self::make(move || Trainer::launch(config, ranks, start), ranks > 1).await
     }
 
     async fn make(
         trainer: impl FnOnce() -> brigade_trainer::Result<Trainer> + Send + 'static,
+        has_processes: bool,
     ) -> anyhow::Result<Self> {
         let (jobs, inbox) = mpsc::channel::<Job>();
         let (ready, is_ready) = oneshot::channel();
@@ -81,7 +82,7 @@ impl Model {
             }
         })?;
         is_ready.await.context("the trainer's thread ended")??;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), thread: has_processes.then_some(thread) })
     }
 
     /// Runs `work` on the trainer's thread.

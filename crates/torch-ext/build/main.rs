@@ -18,8 +18,9 @@ fn main() {
         .std("c++17")
         .file("src/shim.cpp")
         .file("src/fused.cpp")
-        // Loops that are marked for it are vectorised; and the kernels of fused.cpp are worthless otherwise, tests or not.
-        .flag("-fopenmp-simd")
+        // libtorch's parallel loops are inline and serial without it. The kernels of fused.cpp are worthless if they are not
+        // optimised, in tests too.
+        .flag("-fopenmp")
         .opt_level(3)
         // As system headers: libtorch's own are full of what -Wall warns about.
         .flag("-isystem")
@@ -33,4 +34,6 @@ fn main() {
     println!("cargo::rustc-link-search=native={}", libtorch.join("lib").display());
     println!("cargo::rustc-link-lib=torch_cpu");
     println!("cargo::rustc-link-lib=c10");
+    // The same as libtorch's own: whichever lies first is loaded once, under one name.
+    println!("cargo::rustc-link-lib=gomp");
 }

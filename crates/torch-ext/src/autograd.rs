@@ -43,7 +43,12 @@ impl Scratch {
     /// libtorch cannot allocate it.
     pub fn new(numel: i64, kind: Kind, device: Device) -> Result<Self> {
         let tensor = Tensor::f_empty([numel], (kind, device));
-        let torch = |e: TchError| Error::Torch { operation: "Scratch::new", message: e.to_string() };
+        let torch = |e: TchError| {
+            let text = e.to_string();
+            // Without the stack trace that follows.
+            let message = text.lines().next().unwrap_or_default().to_owned();
+            Error::Torch { operation: "Scratch::new", message }
+        };
         Ok(Self(tensor.map_err(torch)?))
     }
 
@@ -123,10 +128,18 @@ mod tests {
     #[test]
     fn a_graph_survives_that_its_weights_come_and_go() {
         let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
-        let (values, x, gradient) = (random(&[24]), random(&[5, 8]), random(&[5, 3]));
-        let run = |leaf: &Tensor| x.matmul(&leaf.view([8, 3]).tanh());
+        let (values, gradient) = (random(&[24]), random(&[5, 3]));
+        // The gradient of x takes the weights that the graph has kept.
+        let x = random(&[5, 8]).set_requires_grad(true);
+        let run = |leaf: &Tensor| x.matmul(&leaf.view([8, 3]));
+        let x_gradient = |out: Tensor| {
+            backward(&[out], &[gradient.shallow_clone()]).unwrap();
+            let found = x.grad().copy();
+            set_grad(&x, None).unwrap();
+            found
+        };
         let expected = values.copy().set_requires_grad(true);
-        backward(&[run(&expected)], &[gradient.shallow_clone()]).unwrap();
+        let expected_of_x = x_gradient(run(&expected));
 
         let leaf = values.copy().set_requires_grad(true);
         let out = run(&leaf);
@@ -138,8 +151,13 @@ mod tests {
         let place = fresh.data_ptr();
         unpark(&leaf, fresh).unwrap();
         assert_eq!(leaf.data_ptr(), place);
-        backward(&[out], &[gradient]).unwrap();
+        assert_eq!(x_gradient(out), expected_of_x);
         assert_eq!(leaf.grad(), expected.grad());
+        // While it is parked, the weights are not there.
+        let out = run(&leaf);
+        parking.park(&leaf).unwrap();
+        assert_ne!(x_gradient(out), expected_of_x);
+        unpark(&leaf, values.copy()).unwrap();
 
         assert!(scratch(23).park(&leaf).is_err());
         assert!(unpark(&leaf, random(&[23])).is_err());

@@ -7,8 +7,9 @@ use crate::{Result, ffi};
 /// `weight · x / sqrt(mean(x²) + eps)` over the last dimension of `x` (RMSNorm, arXiv 1910.07467), on the CPU, with its
 /// gradients of `x` and `weight`.
 ///
-/// Computed in fp32; the result is in the dtype of `x`, and rounded to it before the product with the weight too. Sums run
-/// in parts of as many rows as a thread gets: the bits depend on the number of threads, and on nothing else.
+/// Computed in fp32; the result is in the dtype of `x`, and rounded to it before the product with the weight too. The order of
+/// sums depends on the number of threads and on how wide the processor's vectors are: on one machine, with one number of
+/// threads, the bits are always the same.
 ///
 /// # Errors
 ///

@@ -100,7 +100,11 @@ pub(crate) fn compress_section(
     Ok((assembler.pack(section, &levels, &chunks)?, left))
 }
 
-fn check(layout: &Layout, what: &'static str, lengths: impl ExactSizeIterator<Item = usize>) -> Result<()> {
+pub(crate) fn check(
+    layout: &Layout,
+    what: &'static str,
+    lengths: impl ExactSizeIterator<Item = usize>,
+) -> Result<()> {
     let (expected, found) = (layout.tensors().len(), lengths.len());
     if found != expected {
         return Err(Error::TensorCount { expected, found });

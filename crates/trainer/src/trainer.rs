@@ -3,14 +3,14 @@
 use std::{path::Path, sync::Arc};
 
 use brigade_codec::{Binding, CodecConfig, Layout};
-use brigade_protocol::ModelConfig;
+use brigade_protocol::{ModelConfig, TensorSpec};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
     AdamWConfig, ComputeDtype, DeviceChoice, Error, GenerateOptions, Result, TokenBatch,
     batch::{check_ids, check_length, id_tensor},
-    compress::compress,
+    compress::{check, compress},
     generate::Sampler,
     model::{Decoding, Gradients, Llama, to_vec},
     optimizer::{self, AdamW},
@@ -186,11 +186,13 @@ impl Trainer {
     /// optimiser's state stays.
     ///
     /// # Errors
-    /// [`Error::TensorCount`] or [`Error::TensorLength`]; then nothing has changed.
+    /// [`Error::TensorCount`] or [`Error::TensorLength`]; then nothing has changed. [`Error::Rank`], as everywhere below, if the
+    /// model is spread over ranks and one is lost: this trainer is then of no more use.
     pub fn load_parameters(&mut self, tensors: &[impl AsRef<[f32]>]) -> Result<()> {
         self.model.units.expect_lengths(tensors)?;
         self.lead(|| Command::Load)?;
-        self.load_shares(Some(tensors))
+        let loaded = self.load_shares(Some(tensors));
+        self.conclude(loaded)
     }
 
     /// The fp32 master weights, in the order of [`ModelConfig::tensors`], row-major.
@@ -199,7 +201,7 @@ impl Trainer {
     /// [`Error::Torch`].
     pub fn parameters(&self) -> Result<Vec<Vec<f32>>> {
         self.lead(|| Command::Read)?;
-        self.read_shares()
+        self.conclude(self.read_shares())
     }
 
     /// Δ = `theta` − the fp32 master weights: what training has made of `theta`, in the order of [`ModelConfig::tensors`].
@@ -230,11 +232,13 @@ impl Trainer {
     ) -> Result<Vec<u8>> {
         let units = &self.model.units;
         if units.is_sharded() {
-            units.expect_lengths(theta)?;
-            units.expect_lengths(e)?;
+            check(layout, "parameters", units.specs.iter().map(TensorSpec::numel))?;
+            check(layout, "parameters before training", theta.iter().map(Vec::len))?;
+            check(layout, "error feedback", e.iter().map(Vec::len))?;
+            config.check()?;
             let job = CompressJob::new(layout, config);
             self.lead(|| Command::Compress(CompressJob::new(layout, config)))?;
-            let file = self.compress_shares(&job, Some(Host { binding, theta, e }))?;
+            let file = self.conclude(self.compress_shares(&job, Some(Host { binding, theta, e })))?;
             return file.ok_or(Error::Rank { rank: 0, reason: "made no file".into() });
         }
         if self.model.device != Device::Cpu {
@@ -265,7 +269,8 @@ impl Trainer {
             sequence_length: batch.sequence_length(),
             lr,
         })?;
-        self.step_own(batch, lr)
+        let stepped = self.step_own(batch, lr);
+        self.conclude(stepped)
     }
 
     /// # Errors
@@ -363,7 +368,8 @@ impl Trainer {
     /// [`Error::Torch`] or [`Error::OptimizerState`].
     pub fn save_optimizer(&mut self) -> Result<Vec<u8>> {
         self.lead(|| Command::SaveOptimizer)?;
-        self.save_shares()
+        let saved = self.save_shares();
+        self.conclude(saved)
     }
 
     /// Takes over what [`save_optimizer`](Self::save_optimizer) wrote.
@@ -373,7 +379,8 @@ impl Trainer {
     pub fn load_optimizer(&mut self, bytes: &[u8]) -> Result<()> {
         optimizer::check(&self.model.units, bytes)?;
         self.lead(|| Command::LoadOptimizer)?;
-        self.load_optimizer_shares(Some(bytes))
+        let loaded = self.load_optimizer_shares(Some(bytes));
+        self.conclude(loaded)
     }
 
     /// Makes room for the optimiser's moments, which else come with the first step: too little memory shows now.
@@ -382,7 +389,8 @@ impl Trainer {
     /// [`Error::Torch`].
     pub fn prepare_training(&mut self) -> Result<()> {
         self.lead(|| Command::Prepare)?;
-        self.prepare_own()
+        let prepared = self.prepare_own();
+        self.conclude(prepared)
     }
 
     /// The optimiser as it is, or a new one; to be put back.

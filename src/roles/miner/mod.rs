@@ -55,7 +55,7 @@ pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) 
     let run = Run::load(settings.open_run()?, &settings.run_id, settings.poll()).await?;
     let store = Store::open(&settings.state, run.id())?;
     let samples = Samples::open(&run, &settings).await?;
-    let model = Model::start_training(run.manifest(), &settings.compute).await?;
+    let model = shutdown.or(Model::start_training(run.manifest(), &settings.compute)).await??;
     reporter.tell(Event::Ready { peer: identity.id(), run: run.id() });
     // Now, and not in the first window: too little memory is to show before anybody counts on us.
     model.call(brigade_trainer::Trainer::prepare_training).await??;
@@ -225,16 +225,18 @@ impl Miner {
                 !shutdown.is_requested() && clock.now().is_none_or(|now| now <= deadline)
             })
         });
-        let trained = match trained.await? {
+        let trained = trained.await?;
+        // Before any error: who stops us may have stopped our ranks with us.
+        if self.pace.shutdown.is_requested() {
+            return Err(crate::shutdown::Stopped.into());
+        }
+        let trained = match trained {
             Err(error @ brigade_trainer::Error::NotFinite { .. }) => {
                 self.pace.reporter.tell(Event::Warning { message: format!("window {window}: {error}") });
                 None
             }
             trained => trained?,
         };
-        if self.pace.shutdown.is_requested() {
-            return Err(crate::shutdown::Stopped.into());
-        }
         Ok(trained.map(|trained| (trained, drawn.digest)))
     }
 

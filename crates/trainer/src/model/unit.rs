@@ -153,7 +153,7 @@ impl Units {
     fn gather(&self, unit: usize) -> Result<Tensor> {
         match self.ahead.borrow_mut().take() {
             Some((number, gathering)) if number == unit => gathering.wait(),
-            // Dropping one that is under way is no harm: its frames are left unread.
+            // What was gathered ahead of another use is given up.
             _ => self.group.all_gather(&self.all[unit].compute)?.wait(),
         }
     }
@@ -182,6 +182,8 @@ impl Units {
                     });
                     let shard = scatter(&self.group, flat.transpose()?.as_ref(), unit.master.numel())?;
                     unit.master.f_copy_(&shard)?;
+                    // One unit after the other: rank 0 would else queue the whole model.
+                    self.group.sum(&[])?;
                 }
             }
         }

@@ -124,7 +124,10 @@ fn share(units: &Units, span: &Span, full: Option<Tensor>) -> Result<Tensor> {
         };
         (0..group.world()).map(cut).collect::<Result<Vec<_>>>()
     });
-    from_bytes(&group.scatter(parts.transpose()?)?, Kind::Float)
+    let own = from_bytes(&group.scatter(parts.transpose()?)?, Kind::Float)?;
+    // One after the other: rank 0 would else queue all moments.
+    group.sum(&[])?;
+    Ok(own)
 }
 
 /// The number of steps, which libtorch counts in fp32 and therefore exactly to 2^24.

@@ -3,15 +3,21 @@
 //! Every rank calls the same operations in the same order; an operation's number is its place in that order, so one may
 //! be started long before the one before it is waited for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tch::{Kind, Tensor};
 
-use super::link::Link;
+use super::link::{Link, Loss, OnEnd};
 use crate::{Error, Result};
+
+/// A rank that rank 0 waits for, and that is alive but has sent nothing for so long, hangs: in a GPU that does not answer,
+/// say. Longer than any single operation takes.
+const STALL: Duration = Duration::from_secs(600);
 
 /// The ranks that hold a model together, seen from one of them.
 #[derive(Debug)]
@@ -32,7 +38,23 @@ struct Inbox {
     link: Link,
     /// What has come for operations that nobody waits for yet.
     early: HashMap<u64, Vec<u8>>,
-    lost: Option<String>,
+    /// Operations that nobody will wait for: what comes for them is dropped.
+    abandoned: HashSet<u64>,
+    lost: Option<Loss>,
+}
+
+impl Inbox {
+    fn abandon(&mut self, operation: u64) {
+        if self.early.remove(&operation).is_none() {
+            self.abandoned.insert(operation);
+        }
+    }
+
+    fn keep(&mut self, (operation, bytes): (u64, Vec<u8>)) {
+        if !self.abandoned.remove(&operation) {
+            self.early.insert(operation, bytes);
+        }
+    }
 }
 
 impl Group {
@@ -41,15 +63,21 @@ impl Group {
         Arc::new(Self { rank: 0, others: vec![None], operations: AtomicU64::new(0) })
     }
 
-    /// The ranks behind `sockets`, of which there is none for `rank` itself.
+    /// The ranks behind `sockets`, of which there is none for `rank` itself. `on_end` is called when rank 0 is lost or ends.
     ///
     /// # Errors
     /// [`Error::Rank`] if a socket cannot be used.
-    pub(crate) fn new(rank: usize, sockets: Vec<Option<UnixStream>>) -> Result<Arc<Self>> {
+    pub(crate) fn new(
+        rank: usize,
+        sockets: Vec<Option<UnixStream>>,
+        mut on_end: Option<OnEnd>,
+    ) -> Result<Arc<Self>> {
         let other = |(rank, socket): (usize, Option<UnixStream>)| -> Result<Option<Other>> {
             let Some(socket) = socket else { return Ok(None) };
-            let link = Link::new(socket).map_err(|e| Error::Rank { rank, reason: e.to_string() })?;
-            Ok(Some(Other { inbox: Mutex::new(Inbox { link, early: HashMap::new(), lost: None }) }))
+            let on_end = on_end.take_if(|_| rank == 0);
+            let link = Link::new(socket, on_end).map_err(|e| Error::Rank { rank, reason: e.to_string() })?;
+            let (early, abandoned) = (HashMap::new(), HashSet::new());
+            Ok(Some(Other { inbox: Mutex::new(Inbox { link, early, abandoned, lost: None }) }))
         };
         let others = sockets.into_iter().enumerate().map(other).collect::<Result<_>>()?;
         Ok(Arc::new(Self { rank, others, operations: AtomicU64::new(0) }))
@@ -65,16 +93,22 @@ impl Group {
         self.others.len()
     }
 
-    /// Tells the others why this rank stops.
-    pub(crate) fn fail(&self, reason: &str) {
-        (0..self.world()).filter_map(|rank| self.inbox(rank)).for_each(|inbox| inbox.link.fail(reason));
+    /// Tells the others why this rank stops; if another one is lost, that it was that one.
+    pub(crate) fn fail(&self, error: &Error) {
+        let (origin, reason) = match error {
+            Error::Rank { rank, reason } => (*rank, reason.clone()),
+            error => (self.rank, error.to_string()),
+        };
+        (0..self.world())
+            .filter_map(|rank| self.inbox(rank))
+            .for_each(|inbox| inbox.link.fail(origin, &reason));
     }
 
     /// Puts the ranks' shards, 1-D and equally long, one after the other, on every rank.
     pub(crate) fn all_gather(self: &Arc<Self>, shard: &Tensor) -> Result<Gathering> {
         let (operation, bytes) = (self.next(), to_bytes(shard)?);
         self.send_to_all(operation, |_| Ok(bytes.clone()))?;
-        Ok(Gathering { group: Arc::clone(self), operation, own: shard.shallow_clone() })
+        Ok(Gathering(Started::new(self, operation, shard.shallow_clone())))
     }
 
     /// Adds up `full` `[world · n]` over the ranks; each gets its own n elements of the sum.
@@ -82,7 +116,7 @@ impl Group {
         let operation = self.next();
         let shards = full.f_chunk(self.world() as i64, 0)?;
         self.send_to_all(operation, |rank| to_bytes(&shards[rank]))?;
-        Ok(Reducing { group: Arc::clone(self), operation, own: shards[self.rank].shallow_clone() })
+        Ok(Reducing(Started::new(self, operation, shards[self.rank].shallow_clone())))
     }
 
     /// The sum of each of `values` over the ranks, added in their order; the same bits on all.
@@ -175,19 +209,27 @@ impl Group {
 
     /// Waits for what `rank` sends for `operation`.
     fn receive(&self, rank: usize, operation: u64) -> Result<Vec<u8>> {
-        let lost = |reason: &str| Error::Rank { rank, reason: reason.to_owned() };
-        let mut inbox = self.inbox(rank).ok_or_else(|| lost("there is no such rank"))?;
+        let lost = |rank, reason: &str| Error::Rank { rank, reason: reason.to_owned() };
+        let mut inbox = self.inbox(rank).ok_or_else(|| lost(rank, "there is no such rank"))?;
+        // The others wait for rank 0 for as long as it has nothing to do.
+        let limit = if self.rank == 0 { STALL } else { Duration::MAX };
         loop {
             if let Some(bytes) = inbox.early.remove(&operation) {
                 return Ok(bytes);
             }
-            if let Some(reason) = &inbox.lost {
-                return Err(lost(reason));
+            if let Some(Loss { origin, reason }) = &inbox.lost {
+                return Err(lost(origin.unwrap_or(rank), reason));
             }
-            match inbox.link.incoming.recv() {
-                Ok(Ok((number, bytes))) => drop(inbox.early.insert(number, bytes)),
-                Ok(Err(reason)) => inbox.lost = Some(reason),
-                Err(_) => inbox.lost = Some("its connection has ended".to_owned()),
+            match inbox.link.incoming.recv_timeout(limit) {
+                Ok(Ok(payload)) => inbox.keep(payload),
+                Ok(Err(loss)) => inbox.lost = Some(loss),
+                Err(RecvTimeoutError::Timeout) => {
+                    let reason = format!("it is alive, but has sent nothing for {} s", STALL.as_secs());
+                    inbox.lost = Some(Loss { origin: None, reason });
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    inbox.lost = Some(Loss { origin: None, reason: "its connection has ended".to_owned() });
+                }
             }
         }
     }
@@ -207,57 +249,71 @@ impl Group {
     }
 }
 
-/// A gather under way.
+/// An operation that was started. Who drops it without waiting gives up what the others send for it.
 #[derive(Debug)]
-pub(crate) struct Gathering {
+struct Started {
     group: Arc<Group>,
     operation: u64,
     own: Tensor,
+    is_over: bool,
 }
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let others = (0..self.group.world()).filter_map(|rank| self.group.inbox(rank));
+            others.for_each(|mut inbox| inbox.abandon(self.operation));
+        }
+    }
+}
+
+impl Started {
+    fn new(group: &Arc<Group>, operation: u64, own: Tensor) -> Self {
+        Self { group: Arc::clone(group), operation, own, is_over: false }
+    }
+
+    /// Calls `take` with what every rank has sent, in their order.
+    fn wait(mut self, mut take: impl FnMut(usize, Tensor) -> Result<()>) -> Result<()> {
+        self.is_over = true;
+        for rank in 0..self.group.world() {
+            let term = match rank == self.group.rank {
+                true => self.own.shallow_clone(),
+                false => self.group.receive_like(rank, self.operation, &self.own)?,
+            };
+            take(rank, term)?;
+        }
+        Ok(())
+    }
+}
+
+/// A gather under way.
+#[derive(Debug)]
+pub(crate) struct Gathering(Started);
 
 impl Gathering {
     /// All shards, `[world · n]`.
     pub(crate) fn wait(self) -> Result<Tensor> {
-        let Self { group, operation, own } = self;
+        let (own, world) = (&self.0.own, self.0.group.world() as i64);
         let n = own.size()[0];
-        let full = Tensor::f_empty([n * group.world() as i64], (own.f_kind()?, own.device()))?;
-        for rank in 0..group.world() {
-            let mut place = full.f_narrow(0, n * rank as i64, n)?;
-            if rank == group.rank {
-                place.f_copy_(&own)?;
-            } else {
-                place.f_copy_(&group.receive_like(rank, operation, &own)?)?;
-            }
-        }
+        let full = Tensor::f_empty([n * world], (own.f_kind()?, own.device()))?;
+        self.0.wait(|rank, shard| Ok(full.f_narrow(0, n * rank as i64, n)?.f_copy_(&shard)?))?;
         Ok(full)
     }
 }
 
 /// A sum under way.
 #[derive(Debug)]
-pub(crate) struct Reducing {
-    group: Arc<Group>,
-    operation: u64,
-    own: Tensor,
-}
+pub(crate) struct Reducing(Started);
 
 impl Reducing {
     /// This rank's part of the sum, added in the order of the ranks.
     pub(crate) fn wait(self) -> Result<Tensor> {
-        let Self { group, operation, own } = self;
-        let mut sum: Option<Tensor> = None;
-        for rank in 0..group.world() {
-            let term = if rank == group.rank {
-                own.shallow_clone()
-            } else {
-                group.receive_like(rank, operation, &own)?
-            };
-            sum = Some(match sum {
-                Some(sum) => sum.f_add(&term)?,
-                None => term,
-            });
-        }
-        Ok(sum.unwrap_or(own))
+        let mut sum = self.0.own.f_zeros_like()?;
+        self.0.wait(|_, term| {
+            sum = sum.f_add_(&term)?;
+            Ok(())
+        })?;
+        Ok(sum)
     }
 }
 
@@ -275,64 +331,9 @@ pub(crate) fn from_bytes(bytes: &[u8], kind: Kind) -> Result<Tensor> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    /// `world` ranks, each to be given to a thread of its own.
-    pub(crate) fn groups(world: usize) -> Vec<Arc<Group>> {
-        let pairs: Vec<_> = (0..world).flat_map(|b| (0..b).map(move |a| (a, b))).collect();
-        let mut sockets: Vec<Vec<Option<UnixStream>>> =
-            (0..world).map(|_| (0..world).map(|_| None).collect()).collect();
-        for (a, b) in pairs {
-            let (one, other) = UnixStream::pair().unwrap();
-            (sockets[a][b], sockets[b][a]) = (Some(one), Some(other));
-        }
-        sockets.into_iter().enumerate().map(|(rank, sockets)| Group::new(rank, sockets).unwrap()).collect()
-    }
-
-    /// Runs `work` on all ranks at once.
-    pub(crate) fn on_all<R: Send>(world: usize, work: impl Fn(Arc<Group>) -> R + Sync) -> Vec<R> {
-        std::thread::scope(|scope| {
-            let ranks: Vec<_> = groups(world).into_iter().map(|group| scope.spawn(|| work(group))).collect();
-            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-        })
-    }
-
-    #[test]
-    fn shards_are_gathered_and_sums_are_scattered() {
-        for kind in [Kind::Float, Kind::BFloat16] {
-            on_all(3, |group| {
-                let rank = group.rank() as f64;
-                let of = |values: &[f64]| Tensor::from_slice(values).to_kind(kind);
-                // Started first, waited for last.
-                let gathering = group.all_gather(&of(&[rank, rank + 0.5])).unwrap();
-                let full: Vec<f64> = (0..6).map(|i| f64::from(i) + 10.0 * rank).collect();
-                let sum = group.reduce_scatter(&of(&full)).unwrap().wait().unwrap();
-                assert_eq!(sum, of(&[6.0 * rank + 30.0, 6.0 * rank + 33.0]));
-                assert_eq!(gathering.wait().unwrap(), of(&[0.0, 0.5, 1.0, 1.5, 2.0, 2.5]));
-                assert_eq!(group.sum(&[rank, 1.0]).unwrap(), [3.0, 3.0]);
-                let shares = (rank == 0.0).then(|| vec![vec![0], vec![1], vec![2, 2]]);
-                assert_eq!(group.scatter(shares).unwrap()[0], rank as u8);
-                let bytes = (rank == 0.0).then(|| vec![7; 3]);
-                assert_eq!(group.broadcast(bytes).unwrap(), [7; 3]);
-                let all = group.collect(vec![rank as u8]).unwrap();
-                assert_eq!(all, (rank == 0.0).then(|| vec![vec![0], vec![1], vec![2]]));
-            });
-        }
-    }
-
-    #[test]
-    fn a_rank_that_ends_or_fails_is_named_with_its_reason() {
-        let ends = on_all(3, |group| match group.rank() {
-            0 => group.sum(&[1.0]).unwrap_err().to_string(),
-            1 => {
-                group.fail("no memory");
-                String::new()
-            }
-            _ => group.sum(&[1.0]).unwrap_err().to_string(),
-        });
-        assert!(ends[0].contains("rank 1") && ends[0].contains("no memory"), "{ends:?}");
-        assert!(ends[2].contains("rank"), "{ends:?}");
+impl Group {
+    /// Payloads that have come and that nobody has taken.
+    pub(crate) fn untaken(&self) -> usize {
+        (0..self.world()).filter_map(|rank| self.inbox(rank)).map(|inbox| inbox.early.len()).sum()
     }
 }

@@ -1,14 +1,14 @@
 //! Frames between two ranks.
 //!
-//! A frame is a kind (1 byte), the number of the operation it belongs to and the length of its payload (8 bytes each,
-//! little-endian), and the payload. Both directions have a thread of their own, so that sending never waits for the
+//! A frame is a kind (1 byte), the number of the operation it belongs to (of a failure: of the rank where it began) and the
+//! length of its payload (8 bytes each, little-endian), and the payload. Both directions have a thread of their own, so that sending never waits for the
 //! other rank to compute, and a rank is known to be alive while it does.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// How often a rank says that it is alive.
@@ -20,38 +20,74 @@ const ALIVE: u8 = 0;
 const DATA: u8 = 1;
 const FAILURE: u8 = 2;
 
+/// What is to be done when a rank is lost or ends.
+pub(super) type OnEnd = Box<dyn FnOnce() + Send>;
+
 /// A payload, and the number of the operation that it belongs to.
 pub(super) type Payload = (u64, Vec<u8>);
+
+/// Why a rank is lost, and which one was lost first, if that was another.
+#[derive(Clone, Debug)]
+pub(super) struct Loss {
+    pub(super) origin: Option<usize>,
+    pub(super) reason: String,
+}
 
 /// One other rank. Why it is lost comes last out of `incoming`.
 #[derive(Debug)]
 pub(super) struct Link {
-    outgoing: Sender<(u8, Payload)>,
-    pub(super) incoming: Receiver<Result<Payload, String>>,
+    outgoing: Option<Sender<(u8, Payload)>>,
+    pub(super) incoming: Receiver<Result<Payload, Loss>>,
+    sending: Option<JoinHandle<()>>,
+}
+
+impl Drop for Link {
+    /// What was to be sent is sent: the reason of a failure comes last.
+    fn drop(&mut self) {
+        self.outgoing = None;
+        if let Some(sending) = self.sending.take() {
+            let _ = sending.join();
+        }
+    }
 }
 
 impl Link {
+    /// `on_end` is called, on a thread of its own, when nothing more will come.
+    ///
     /// # Errors
     /// When the socket cannot be shared between threads, or no thread can be started.
-    pub(super) fn new(socket: UnixStream) -> io::Result<Self> {
+    pub(super) fn new(socket: UnixStream, on_end: Option<OnEnd>) -> io::Result<Self> {
         socket.set_read_timeout(Some(SILENCE))?;
         socket.set_write_timeout(Some(SILENCE))?;
         let (outgoing, to_send) = mpsc::channel();
         let (received, incoming) = mpsc::channel();
         let reader = socket.try_clone()?;
-        thread::Builder::new().name("rank-send".into()).spawn(move || send_all(socket, &to_send))?;
-        thread::Builder::new().name("rank-receive".into()).spawn(move || receive_all(reader, &received))?;
-        Ok(Self { outgoing, incoming })
+        let sending = thread::Builder::new().name("rank-send".into());
+        let sending = sending.spawn(move || send_all(socket, &to_send))?;
+        thread::Builder::new().name("rank-receive".into()).spawn(move || {
+            receive_all(reader, &received);
+            drop(received);
+            if let Some(on_end) = on_end {
+                on_end();
+            }
+        })?;
+        Ok(Self { outgoing: Some(outgoing), incoming, sending: Some(sending) })
     }
 
     /// Sends without waiting. A rank that is lost shows when something is expected from it.
     pub(super) fn send(&self, operation: u64, payload: Vec<u8>) {
-        let _ = self.outgoing.send((DATA, (operation, payload)));
+        self.put(DATA, (operation, payload));
     }
 
-    /// Tells the other rank why this one stops.
-    pub(super) fn fail(&self, reason: &str) {
-        let _ = self.outgoing.send((FAILURE, (0, reason.as_bytes().to_vec())));
+    /// Tells the other rank why this one stops, and where it began.
+    pub(super) fn fail(&self, origin: usize, reason: &str) {
+        self.put(FAILURE, (origin as u64, reason.as_bytes().to_vec()));
+    }
+
+    fn put(&self, kind: u8, payload: Payload) {
+        if let Some(outgoing) = &self.outgoing {
+            let _ = outgoing.send((kind, payload));
+        }
     }
 }
 
@@ -74,13 +110,17 @@ fn send_all(mut socket: UnixStream, to_send: &Receiver<(u8, Payload)>) {
     let _ = socket.shutdown(Shutdown::Write);
 }
 
-fn receive_all(mut socket: UnixStream, received: &Sender<Result<Payload, String>>) {
+fn receive_all(mut socket: UnixStream, received: &Sender<Result<Payload, Loss>>) {
+    let loss = |reason| Loss { origin: None, reason };
     loop {
         let next = match receive(&mut socket) {
             Ok((ALIVE, _)) => continue,
             Ok((DATA, payload)) => Ok(payload),
-            Ok((_, (_, reason))) => Err(String::from_utf8_lossy(&reason).into_owned()),
-            Err(error) => Err(match error.kind() {
+            Ok((_, (origin, reason))) => {
+                let reason = String::from_utf8_lossy(&reason).into_owned();
+                Err(Loss { origin: Some(origin as usize), reason })
+            }
+            Err(error) => Err(loss(match error.kind() {
                 // Which of them depends on whether it had read all that was sent.
                 io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => {
                     "its process has ended".to_owned()
@@ -89,7 +129,7 @@ fn receive_all(mut socket: UnixStream, received: &Sender<Result<Payload, String>
                     format!("it has not answered for {} s", SILENCE.as_secs())
                 }
                 _ => error.to_string(),
-            }),
+            })),
         };
         let is_over = next.is_err();
         if received.send(next).is_err() || is_over {

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::Group;
+use super::link::OnEnd;
 use crate::{Error, Result};
 
 /// How long ranks wait for each other at the start: long enough for a slow disk to load CUDA's libraries from.
@@ -19,7 +20,7 @@ fn address(folder: &Path, rank: usize) -> PathBuf {
 }
 
 /// Meets the other ranks in `folder`: each listens for those above it and calls those below. `check` is asked while
-/// waiting, and ends it with an error.
+/// waiting, and ends it with an error; `on_end` is called when rank 0 is lost or ends.
 ///
 /// # Errors
 /// [`Error::Rank`] if one does not come; what `check` says.
@@ -27,6 +28,7 @@ pub(super) fn meet(
     folder: &Path,
     rank: usize,
     ranks: usize,
+    on_end: Option<OnEnd>,
     mut check: impl FnMut() -> Result<()>,
 ) -> Result<Arc<Group>> {
     let failed = |rank: usize| move |e: io::Error| Error::Rank { rank, reason: e.to_string() };
@@ -59,12 +61,13 @@ pub(super) fn meet(
                 let mut number = [0; 8];
                 socket.read_exact(&mut number).map_err(failed(missing))?;
                 let number = u64::from_le_bytes(number) as usize;
-                if number > rank && number < ranks {
+                // A place that is taken is not given to another.
+                if number > rank && number < ranks && sockets[number].is_none() {
                     sockets[number] = Some(socket);
                 }
             }
             Err(_) => wait(missing)?,
         }
     }
-    Group::new(rank, sockets)
+    Group::new(rank, sockets, on_end)
 }

@@ -15,6 +15,8 @@
 
 mod compress;
 mod group;
+#[cfg(test)]
+mod group_tests;
 mod link;
 mod meet;
 mod serve;

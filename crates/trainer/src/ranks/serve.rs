@@ -1,7 +1,10 @@
 //! A rank other than 0: does what rank 0 says.
 
+use std::os::unix::process::parent_id;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use bincode::{Decode, Encode};
 
@@ -40,12 +43,26 @@ impl Command {
     }
 }
 
+/// How long a rank may take to end by itself once rank 0 is gone.
+const PARTING: Duration = Duration::from_secs(3);
+
 /// Is rank `rank` of `ranks` that meet in `folder`, until rank 0 needs it no more.
+///
+/// If rank 0 ends and this one does not soon after, the process is ended: it may hang in a call to its GPU.
 ///
 /// # Errors
 /// [`Error::Rank`] if another rank is lost; whatever else ends this one, after the others have been told.
 pub fn serve_rank(folder: &Path, rank: usize, ranks: usize) -> Result<()> {
-    serve(&meet(folder, rank, ranks, || Ok(()))?)
+    let on_end = || {
+        thread::sleep(PARTING);
+        std::process::exit(1)
+    };
+    let parent = parent_id();
+    let is_orphan = || match parent_id() == parent {
+        true => Ok(()),
+        false => Err(Error::Rank { rank: 0, reason: "its process has ended".into() }),
+    };
+    serve(&meet(folder, rank, ranks, Some(Box::new(on_end)), is_orphan)?)
 }
 
 /// The same, once the ranks have met.
@@ -70,7 +87,7 @@ pub(super) fn serve(group: &Arc<Group>) -> Result<()> {
         }
     })();
     if let Err(error) = &outcome {
-        group.fail(&error.to_string());
+        group.fail(error);
     }
     outcome
 }

@@ -1,15 +1,25 @@
 //! What a rank does with its share when rank 0 says so; rank 0 does the same with its own.
 
 use super::{Command, CompressJob, Host};
-use crate::{Result, StepStats, TokenBatch, Trainer};
+use crate::{Error, Result, StepStats, TokenBatch, Trainer};
 
 impl Trainer {
-    /// Tells the other ranks what comes next. All of it has been checked: they do not check again.
+    /// Tells the other ranks what comes next, which rank 0 has checked: they do not check again.
     pub(crate) fn lead(&self, command: impl FnOnce() -> Command) -> Result<()> {
         if self.model.units.is_sharded() {
             self.model.units.group.broadcast(Some(command().to_bytes()))?;
         }
         Ok(())
+    }
+
+    /// `outcome`; if it is an error that the other ranks may not have met, they are told, and end: the ranks would be at
+    /// different places.
+    pub(crate) fn conclude<R>(&self, outcome: Result<R>) -> Result<R> {
+        match &outcome {
+            Ok(_) | Err(Error::NotFinite { .. }) => {}
+            Err(error) => self.model.units.group.fail(error),
+        }
+        outcome
     }
 
     pub(crate) fn load_shares(&mut self, tensors: Option<&[impl AsRef<[f32]>]>) -> Result<()> {

@@ -8,7 +8,7 @@ use brigade_protocol::ModelConfig;
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use super::group::tests::groups;
+use super::group_tests::groups;
 use super::serve::serve;
 use crate::model::tests::tiny;
 use crate::{ComputeDtype, DeviceChoice, Error, TokenBatch, Trainer, TrainerConfig};
@@ -88,7 +88,7 @@ fn any_number_of_ranks_trains_the_same() {
             }
             let far = parameters_alone.iter().flatten().zip(parameters.iter().flatten());
             let far = far.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            assert!(far < 100.0 * tolerance, "{ranks} ranks: {far}");
+            assert!(far < (100.0 * tolerance).min(1e-2), "{ranks} ranks: {far}");
         }
     }
 }
@@ -133,8 +133,10 @@ fn trainer_gradients(trainer: &mut Trainer) -> (f64, usize) {
 
 #[test]
 fn one_file_and_one_state_come_from_all() {
-    let config = config(model(false), ComputeDtype::Float32);
+    // The embedding and the output alone are several sections each, and one goes from a unit into the next.
+    let config = config(ModelConfig { vocab_size: 70_000, ..model(false) }, ComputeDtype::Float32);
     let layout = Layout::new(config.model.tensors().into_iter().map(|t| (t.name, t.shape))).unwrap();
+    assert!(layout.num_sections() > 3, "{} sections", layout.num_sections());
     let theta = parameters(&config.model);
     let binding = Binding { run: [1; 32], window: 2, peer: [3; 32], start_state_root: [4; 32] };
     for bits in [CodeBits::One, CodeBits::Two] {
@@ -168,6 +170,25 @@ fn one_file_and_one_state_come_from_all() {
 }
 
 #[test]
+fn a_loss_that_is_no_number_leaves_all_ranks_as_they_were() {
+    let config = config(model(true), ComputeDtype::Float32);
+    with_ranks(2, &config, |trainer| {
+        let good = parameters(&config.model);
+        let mut bad = good.clone();
+        bad[3][0] = f32::NAN;
+        for _ in 0..3 {
+            trainer.load_parameters(&bad).unwrap();
+            let error = trainer.inner_step(&batch(0, 4), 1e-3).unwrap_err();
+            assert!(matches!(error, Error::NotFinite { what: "loss", .. }), "{error}");
+        }
+        trainer.load_parameters(&good).unwrap();
+        assert_eq!(trainer.parameters().unwrap(), good);
+        trainer.inner_step(&batch(0, 4), 1e-3).unwrap();
+        assert_eq!(trainer.model.units.group.untaken(), 0, "nothing is left of the steps that were given up");
+    });
+}
+
+#[test]
 fn a_lost_rank_is_an_error_with_its_name() {
     let config = config(model(false), ComputeDtype::Float32);
     let mut groups = groups(3).into_iter();
@@ -189,5 +210,5 @@ fn a_lost_rank_is_an_error_with_its_name() {
         assert!(second.join().unwrap().is_err());
         error
     });
-    assert!(matches!(error, Error::Rank { .. }), "{error}");
+    assert!(matches!(error, Error::Rank { rank: 2, .. }), "{error}");
 }

@@ -1,5 +1,7 @@
 //! The other ranks' processes, as rank 0 has started them.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -19,7 +21,6 @@ const PARTING: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Workers {
     children: Vec<Child>,
-    _folder: TempDir,
 }
 
 impl Workers {
@@ -30,17 +31,16 @@ impl Workers {
     /// [`Error::Rank`] if one cannot be started, ends at once or does not come.
     pub(crate) fn start(ranks: usize, start: impl Fn(&Path, usize) -> Command) -> Result<(Self, Arc<Group>)> {
         let failed = |rank: usize| move |e: std::io::Error| Error::Rank { rank, reason: e.to_string() };
-        // `tempfile` lets nobody else in.
-        let folder = TempDir::with_prefix("brigade-ranks-").map_err(failed(0))?;
-        let mut workers = Self { children: Vec::new(), _folder: folder };
+        let folder = private_folder().map_err(failed(0))?;
+        let mut workers = Self { children: Vec::new() };
         for rank in 1..ranks {
-            let mut command = start(workers._folder.path(), rank);
+            let mut command = start(folder.path(), rank);
             // In a group of its own: Ctrl-C is for rank 0, which finishes what it does and then lets the others go.
             let child = command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).spawn();
             workers.children.push(child.map_err(failed(rank))?);
         }
-        let folder = workers._folder.path().to_owned();
-        let group = meet(&folder, 0, ranks, || workers.check())?;
+        let group = meet(folder.path(), 0, ranks, None, || workers.check())?;
+        // The folder goes with this call: once its ranks have met, nobody needs it, and nothing is left if they are killed.
         Ok((workers, group))
     }
 
@@ -56,6 +56,12 @@ impl Workers {
     }
 }
 
+/// A folder that only its owner may enter, whatever the umask.
+fn private_folder() -> std::io::Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("brigade-ranks-").permissions(Permissions::from_mode(0o700)).tempdir()
+}
+
 impl Drop for Workers {
     /// They end by themselves when their connection does; who does not is killed.
     fn drop(&mut self) {
@@ -67,5 +73,28 @@ impl Drop for Workers {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn nobody_else_may_enter_where_ranks_meet() {
+        let folder = private_folder().unwrap();
+        assert_eq!(folder.path().metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_rank_that_cannot_start_is_named() {
+        let error = Workers::start(3, |_, _| Command::new("false")).unwrap_err().to_string();
+        assert!(
+            error.contains("rank 1 of this peer is lost: its process ended with exit status: 1"),
+            "{error}"
+        );
+        let error = Workers::start(2, |_, _| Command::new("/nowhere/brigade")).unwrap_err().to_string();
+        assert!(error.contains("rank 1"), "{error}");
     }
 }
