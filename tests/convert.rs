@@ -215,6 +215,9 @@ fn edit_tensors(file: &Path, edit: impl FnOnce(&mut Tensors)) {
     std::fs::write(file, safetensors::serialize(views, None).unwrap()).unwrap();
 }
 
+/// A file, its bytes if it is there, and what the error says.
+type Replaced<'a> = (&'a str, Option<&'a [u8]>, &'a [&'a str]);
+
 const NORM: &str = "model.norm.weight";
 const UP: &str = "model.layers.1.mlp.up_proj.weight";
 
@@ -292,7 +295,7 @@ fn a_file_that_does_not_fit_is_refused_by_name() {
     }
     let weights = std::fs::read(place.path("whole/model.safetensors")).unwrap();
     let cut_off = [&weights[..weights.len() - 1], &[]].concat();
-    let cases: &[(&str, Option<&[u8]>, &[&str])] = &[
+    let cases: &[Replaced] = &[
         ("config.json", None, &["config.json", "no Hugging Face folder"]),
         ("config.json", Some(b"{"), &["config.json"]),
         ("tokenizer.json", None, &["no tokenizer.json", "save_pretrained"]),
