@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod bench;
+mod convert;
 mod data;
 #[cfg(feature = "torch")]
 mod demo;
@@ -62,6 +63,10 @@ enum Command {
     /// Make update files, read them, look into them.
     #[command(subcommand)]
     Update(update::Action),
+    /// Check a Hugging Face folder of a Llama, and make it one that a run can start from.
+    Import(convert::ImportArgs),
+    /// Write a checkpoint as a Hugging Face folder, in one type of number or another.
+    Export(convert::ExportArgs),
     /// Measure how well a model predicts a text.
     #[cfg(feature = "torch")]
     Eval(model::EvalArgs),
@@ -96,6 +101,8 @@ impl Cli {
             Command::Lab(action) => lab::run(action),
             Command::Bench(action) => bench::run(action),
             Command::Update(action) => update::run(action),
+            Command::Import(args) => convert::import(args),
+            Command::Export(args) => convert::export(args),
             #[cfg(feature = "torch")]
             Command::Eval(args) => model::eval(args),
             #[cfg(feature = "torch")]

@@ -9,7 +9,7 @@ use brigade_trainer::{GenerateOptions, Trainer};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::config::Compute;
-use crate::data::Encoder;
+use crate::data::{Encoder, Progress};
 use crate::evaluate::{self, Score, Text};
 use crate::folder::Folder;
 use crate::roles::model::device_config;
@@ -47,8 +47,11 @@ impl ModelArgs {
         let Self { device, dtype, threads, .. } = self;
         let compute = Compute { device: Some(device), dtype: Some(dtype), threads, ..Compute::default() };
         let config = device_config(folder.model(), &compute)?;
-        let bar = bar("reading the model");
-        let parameters = folder.parameters(&bar)?;
+        let bar = Progress::terminal().bytes("reading the model", folder.weights()?.bytes());
+        let parameters = folder.parameters(&|read| {
+            bar.inc(read);
+            Ok(())
+        })?;
         bar.finish_and_clear();
         let mut trainer = Trainer::new(config)?;
         trainer.load_parameters(parameters.tensors())?;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::answer;
 use crate::config::{self, Participant, RunSettings};
+use crate::data::Progress;
 use crate::identity::Identity;
 use crate::run::{Run, checkpoint, create};
 
@@ -40,7 +41,8 @@ pub(super) fn run(action: Action) -> anyhow::Result<()> {
                 let identity = Identity::load(&folder.join(&settings.identity))?;
                 let bucket = settings.bucket.open("bucket", folder)?;
                 bucket.probe().await?;
-                let manifest = create::create(&bucket, &settings, &identity).await?;
+                let manifest =
+                    create::create(&bucket, &settings, folder, &identity, Progress::terminal()).await?;
                 answer(serde_json::json!({ "run_id": manifest.run() }))
             }
             Action::Download { config, out } => {

@@ -5,7 +5,7 @@ mod run;
 mod secret;
 
 pub use participant::{BucketSection, Compute, KeyPair, Participant};
-pub use run::{RunSettings, ValidatorEntry};
+pub use run::{ModelSection, RunSettings, ValidatorEntry};
 pub use secret::SecretRef;
 
 use std::path::{Path, PathBuf};

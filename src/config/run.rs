@@ -24,9 +24,8 @@ pub struct RunSettings {
     /// Whose scores count.
     #[serde(default)]
     pub validators: Vec<ValidatorEntry>,
-    /// The shape of the model: its fields, or a `preset` and what differs from it. `vocab_size` must be the tokenizer's.
-    #[serde(deserialize_with = "model")]
-    pub model: ModelConfig,
+    /// The model that window 0 starts from. Its `vocab_size` must be at least the tokenizer's.
+    pub model: ModelSection,
     /// How a peer trains.
     #[serde(default)]
     pub training: Training,
@@ -57,20 +56,42 @@ pub struct ValidatorEntry {
     pub stake: u64,
 }
 
-/// A model, or `preset = "NAME"` with the fields in which the model differs.
-fn model<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<ModelConfig, D::Error> {
-    let mut given = serde_json::Map::deserialize(deserializer)?;
-    let mut fields = serde_json::Map::new();
-    if let Some(name) = given.remove("preset") {
-        let preset = name.as_str().and_then(ModelConfig::preset).ok_or_else(|| {
-            D::Error::custom(format!("preset {name} is none of {}", ModelConfig::PRESETS.join(", ")))
-        })?;
-        if let Ok(serde_json::Value::Object(preset)) = serde_json::to_value(preset) {
-            fields = preset;
+/// What window 0 starts from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelSection {
+    /// A shape, by its fields, or by a `preset` and what differs from it. The weights are drawn.
+    Shape(ModelConfig),
+    /// `from`: shape and weights of a Hugging Face folder, beside the settings file unless the path is absolute.
+    From(PathBuf),
+}
+
+impl<'de> Deserialize<'de> for ModelSection {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut given = serde_json::Map::deserialize(deserializer)?;
+        if let Some(from) = given.remove("from") {
+            let folder = from.as_str().filter(|folder| !folder.is_empty());
+            let folder = folder.ok_or_else(|| D::Error::custom(format!("from {from} is no folder")))?;
+            if !given.is_empty() {
+                let others: Vec<_> = given.keys().map(String::as_str).collect();
+                let others = others.join(", ");
+                return Err(D::Error::custom(format!(
+                    "from = {from} says all of the model; leave out {others}, or from"
+                )));
+            }
+            return Ok(Self::From(folder.into()));
         }
+        let mut fields = serde_json::Map::new();
+        if let Some(name) = given.remove("preset") {
+            let preset = name.as_str().and_then(ModelConfig::preset).ok_or_else(|| {
+                D::Error::custom(format!("preset {name} is none of {}", ModelConfig::PRESETS.join(", ")))
+            })?;
+            if let Ok(serde_json::Value::Object(preset)) = serde_json::to_value(preset) {
+                fields = preset;
+            }
+        }
+        fields.extend(given);
+        serde_json::from_value(fields.into()).map(Self::Shape).map_err(D::Error::custom)
     }
-    fields.extend(given);
-    serde_json::from_value(fields.into()).map_err(D::Error::custom)
 }
 
 fn one() -> u64 {
@@ -83,11 +104,10 @@ mod tests {
 
     #[derive(Debug, Deserialize)]
     struct Terms {
-        #[serde(deserialize_with = "model")]
-        model: ModelConfig,
+        model: ModelSection,
     }
 
-    fn read(model: &str) -> Result<ModelConfig, toml::de::Error> {
+    fn read(model: &str) -> Result<ModelSection, toml::de::Error> {
         toml::from_str::<Terms>(&format!("[model]\n{model}")).map(|terms| terms.model)
     }
 
@@ -95,7 +115,13 @@ mod tests {
     fn a_preset_is_a_model_that_other_keys_change() {
         let found = read("preset = \"8b\"\nvocab_size = 50000\nmlp_bias = true").unwrap();
         let expected = ModelConfig::preset("8b").unwrap();
-        assert_eq!(found, ModelConfig { vocab_size: 50_000, mlp_bias: true, ..expected });
+        let expected = ModelConfig { vocab_size: 50_000, mlp_bias: true, ..expected };
+        assert_eq!(found, ModelSection::Shape(expected));
+    }
+
+    #[test]
+    fn a_folder_is_a_whole_model() {
+        assert_eq!(read("from = \"../llama\"").unwrap(), ModelSection::From("../llama".into()));
     }
 
     #[test]
@@ -105,6 +131,8 @@ mod tests {
             ("preset = \"8b\"\nvocabsize = 1", "vocabsize"),
             ("vocab_size = 7", "hidden_size"),
             ("preset = \"8b\"\nvocab_size = -1", "-1"),
+            ("from = \"llama\"\npreset = \"8b\"\nvocab_size = 7", "leave out preset, vocab_size"),
+            ("from = 7", "from 7 is no folder"),
         ] {
             let error = read(model).unwrap_err().to_string();
             assert!(error.contains(named), "{error}");

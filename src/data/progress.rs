@@ -20,7 +20,7 @@ impl Progress {
     }
 
     /// A bar over `bytes` bytes, with rate and remaining time.
-    pub(super) fn bytes(self, what: &'static str, bytes: u64) -> ProgressBar {
+    pub(crate) fn bytes(self, what: &'static str, bytes: u64) -> ProgressBar {
         tracing::info!(bytes, "{what}");
         let target = if self.bars { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(Some(bytes), target).with_message(what);

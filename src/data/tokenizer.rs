@@ -121,6 +121,15 @@ impl Encoder {
         Digest::of(&self.json)
     }
 
+    /// Whether `json`, another `tokenizer.json`, has the same tokens under the same numbers.
+    ///
+    /// # Errors
+    /// [`DataError::Encode`] when it is no tokenizer.
+    pub fn has_tokens_of(&self, json: &[u8]) -> Result<bool, DataError> {
+        let other = Tokenizer::from_bytes(json).map_err(encode_error)?;
+        Ok(other.get_vocab(true) == self.tokenizer.get_vocab(true))
+    }
+
     /// Number of token ids: one more than the largest.
     pub fn vocab_size(&self) -> u32 {
         self.vocab_size

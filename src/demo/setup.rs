@@ -79,7 +79,8 @@ async fn create_run(options: &Options, place: &Place, names: &[String]) -> anyho
     place.write_run(&settings)?;
     let settings: RunSettings = config::read(&place.path("run.toml"))?;
     let bucket = place.run_bucket()?;
-    let manifest = create::create(&bucket, &settings, &place.identity("aggregator")?).await?;
+    let identity = place.identity("aggregator")?;
+    let manifest = create::create(&bucket, &settings, &place.path(""), &identity, Progress::hidden()).await?;
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     for name in names {
         place.identity(name)?;

@@ -1,19 +1,28 @@
 //! A model as a Hugging Face folder: `config.json`, `*.safetensors`, `tokenizer.json`. What is written is loadable by
 //! `transformers` as it lies.
 
+mod aside;
+mod copy;
+mod header;
 mod open;
+mod parts;
 mod read;
+mod weights;
 mod write;
 
+pub use copy::{Float, Form, Written, copy};
+pub use header::Step;
 pub use open::Folder;
 pub use read::from_bytes;
 pub(crate) use read::{assemble, read_into};
+pub use weights::Weights;
 pub use write::{files, to_bytes};
 
 #[cfg(test)]
 mod tests {
+    use super::parts::FILE_BYTES;
     use super::read::{assemble, read_into};
-    use super::write::{FILE_BYTES, model_files, to_safetensors};
+    use super::write::{model_files, to_safetensors};
     use brigade_bucket::keys::CheckpointFile;
     use brigade_protocol::{ModelConfig, Parameters};
     use std::collections::BTreeMap;

@@ -6,12 +6,11 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use brigade_protocol::{ModelConfig, Parameters, TensorSpec};
-use half::{bf16, f16};
-use indicatif::ProgressBar;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use brigade_protocol::{ModelConfig, Parameters};
+use serde_json::Value;
 
-use super::assemble;
+use super::header::Step;
+use super::weights::Weights;
 use crate::data::Encoder;
 
 /// The longest `config.json` or index that is read, in bytes.
@@ -21,8 +20,11 @@ const MAX_JSON_BYTES: u64 = 64 << 20;
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
+    config: Value,
     model: ModelConfig,
     files: Vec<PathBuf>,
+    /// In which of `files` each tensor is; only if there is an index.
+    index: Option<BTreeMap<String, PathBuf>>,
 }
 
 impl Folder {
@@ -36,15 +38,29 @@ impl Folder {
         let model = ModelConfig::from_hugging_face(&config).with_context(|| at.display().to_string())?;
         let (whole, index) = (path.join("model.safetensors"), path.join("model.safetensors.index.json"));
         // A folder that was saved anew in one piece may still have an old index; `transformers` looks in this order.
-        let files = match (whole.exists(), index.exists()) {
-            (true, _) => vec![whole],
-            (false, true) => parts(path, &index)?,
+        let (files, index) = match (whole.exists(), index.exists()) {
+            (true, _) => (vec![whole], None),
+            (false, true) => {
+                let map = weight_map(path, &index)?;
+                let files: BTreeSet<&PathBuf> = map.values().collect();
+                (files.into_iter().cloned().collect(), Some(map))
+            }
             (false, false) => anyhow::bail!(
                 "{} has no model.safetensors, whole or in parts; save the model with `safe_serialization=True`",
                 path.display()
             ),
         };
-        Ok(Self { path: path.to_owned(), model, files })
+        Ok(Self { path: path.to_owned(), config, model, files, index })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// `config.json` as it lies there.
+    pub(super) fn config(&self) -> &Value {
+        &self.config
     }
 
     /// The shape of the model.
@@ -52,36 +68,25 @@ impl Folder {
         &self.model
     }
 
-    /// Reads all parameters, a file at a time; `bar` advances by one for each.
+    /// Finds every tensor, and checks name, shape and type of each, without reading the weights.
     ///
     /// # Errors
-    /// Names the tensor that is missing, misshapen, of a type that is no number's, or of another model; or the file that
-    /// cannot be read.
-    pub fn parameters(&self, bar: &ProgressBar) -> anyhow::Result<Parameters> {
-        bar.set_length(self.files.len() as u64);
-        let specs = self.model.tensors();
-        let wanted: BTreeMap<&str, &TensorSpec> =
-            specs.iter().map(|spec| (spec.name.as_str(), spec)).collect();
-        let mut tensors = BTreeMap::new();
-        for path in &self.files {
-            let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let mut read = || -> anyhow::Result<()> {
-                let mut found = SafeTensors::deserialize(&bytes)?.tensors();
-                // In an order of its own, so that of several wrong ones it is always the same that is named.
-                found.sort_by(|(a, _), (b, _)| a.cmp(b));
-                for (name, view) in found {
-                    match wanted.get(name.as_str()) {
-                        Some(spec) => drop(tensors.insert(name, floats(spec, &view)?)),
-                        None if is_redundant(&name, &self.model) => {}
-                        None => anyhow::bail!("tensor {name} is not in the model of config.json"),
-                    }
-                }
-                Ok(())
-            };
-            read().with_context(|| path.display().to_string())?;
-            bar.inc(1);
-        }
-        assemble(&self.model, tensors).with_context(|| self.path.display().to_string())
+    /// Names the tensor that is missing, misshapen, twice there, of a type that is no number's, or of another model; where the
+    /// index and its files contradict each other; or the file that cannot be read.
+    pub fn weights(&self) -> anyhow::Result<Weights> {
+        Weights::find(&self.model, &self.files, self.index.as_ref())
+            .with_context(|| self.path.display().to_string())
+    }
+
+    /// Reads all parameters, a tensor at a time.
+    ///
+    /// # Errors
+    /// As [`weights`](Self::weights), and names a tensor with a value that is no finite number.
+    pub fn parameters(&self, step: &Step<'_>) -> anyhow::Result<Parameters> {
+        let weights = self.weights()?;
+        let values = weights.specs().iter().map(|spec| weights.values(spec, step));
+        let values = values.collect::<anyhow::Result<_>>()?;
+        Ok(Parameters::new(weights.specs().to_vec(), values)?)
     }
 
     /// The tokenizer beside the model.
@@ -90,11 +95,24 @@ impl Folder {
     /// When there is none, or it has tokens that the model does not know.
     pub fn tokenizer(&self) -> anyhow::Result<Encoder> {
         let path = self.path.join("tokenizer.json");
+        anyhow::ensure!(
+            path.exists(),
+            "{} has no tokenizer.json; save the tokenizer with `AutoTokenizer.from_pretrained(…).save_pretrained(…)`",
+            self.path.display()
+        );
+        let rows = self.model.vocab_size;
         let encoder = match self.end_tokens()?.first() {
-            Some(end) => Encoder::load_with_end(&path, *end)?,
-            None => Encoder::load(&path, None)?,
+            Some(end) => {
+                anyhow::ensure!(
+                    (*end as usize) < rows,
+                    "{}: eos_token_id is {end}, the model has {rows} tokens",
+                    self.path.display()
+                );
+                Encoder::load_with_end(&path, *end)?
+            }
+            None => Encoder::load(&path, None).context("config.json has no eos_token_id")?,
         };
-        let (tokens, rows) = (encoder.vocab_size() as usize, self.model.vocab_size);
+        let tokens = encoder.vocab_size() as usize;
         anyhow::ensure!(
             tokens <= rows,
             "{}: the tokenizer has {tokens} tokens, the model {rows}",
@@ -114,7 +132,7 @@ impl Folder {
                 continue;
             }
             let config = json(&path)?;
-            let end = config.get("eos_token_id").unwrap_or(&serde_json::Value::Null);
+            let end = config.get("eos_token_id").unwrap_or(&Value::Null);
             let ends = end.as_array().map_or(std::slice::from_ref(end), Vec::as_slice);
             let ends: Vec<u32> = ends.iter().filter_map(|end| u32::try_from(end.as_u64()?).ok()).collect();
             if !ends.is_empty() {
@@ -125,7 +143,7 @@ impl Folder {
     }
 }
 
-fn json(path: &Path) -> anyhow::Result<serde_json::Value> {
+fn json(path: &Path) -> anyhow::Result<Value> {
     let read = || -> anyhow::Result<_> {
         let mut bytes = Vec::new();
         let taken = fs::File::open(path)?.take(MAX_JSON_BYTES + 1).read_to_end(&mut bytes)?;
@@ -135,33 +153,16 @@ fn json(path: &Path) -> anyhow::Result<serde_json::Value> {
     read().with_context(|| path.display().to_string())
 }
 
-/// The files that an index names.
-fn parts(folder: &Path, index: &Path) -> anyhow::Result<Vec<PathBuf>> {
+/// In which file each tensor is, as the index says.
+fn weight_map(folder: &Path, index: &Path) -> anyhow::Result<BTreeMap<String, PathBuf>> {
     let value = json(index)?;
-    let map = value.get("weight_map").and_then(serde_json::Value::as_object);
+    let map = value.get("weight_map").and_then(Value::as_object);
     let map = map.with_context(|| format!("{} has no weight_map", index.display()))?;
-    let mut names = BTreeSet::new();
-    for name in map.values() {
+    let place = |(tensor, file): (&String, &Value)| {
         // A file beside the index, not somewhere else on this machine.
-        let name = name.as_str().filter(|name| Path::new(name).file_name() == Some(name.as_ref()));
-        names.insert(name.with_context(|| format!("{} names a file elsewhere", index.display()))?);
-    }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
-}
-
-/// What some versions of `transformers` save although it follows from the rest.
-fn is_redundant(name: &str, model: &ModelConfig) -> bool {
-    name.ends_with("rotary_emb.inv_freq") || (model.tie_word_embeddings && name == "lm_head.weight")
-}
-
-fn floats(spec: &TensorSpec, view: &TensorView<'_>) -> anyhow::Result<Vec<f32>> {
-    let (name, shape) = (&spec.name, view.shape());
-    anyhow::ensure!(shape == spec.shape, "tensor {name} is {shape:?}, config.json says {:?}", spec.shape);
-    let halves = || view.data().as_chunks::<2>().0.iter();
-    Ok(match view.dtype() {
-        Dtype::F32 => view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Dtype::BF16 => halves().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-        Dtype::F16 => halves().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-        other => anyhow::bail!("tensor {name} is {other:?}, not float32, bfloat16 or float16"),
-    })
+        let file = file.as_str().filter(|name| Path::new(name).file_name() == Some(name.as_ref()));
+        let file = file.with_context(|| format!("{} names a file elsewhere", index.display()))?;
+        Ok((tensor.clone(), folder.join(file)))
+    };
+    map.iter().map(place).collect()
 }

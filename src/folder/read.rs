@@ -1,10 +1,13 @@
-//! Files to a model.
+//! Files that this program has written, to a model.
 
 use std::collections::BTreeMap;
+use std::io::Cursor;
 
 use anyhow::Context as _;
 use brigade_protocol::{ModelConfig, Parameters};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
+
+use super::header::{Header, no_step};
 
 /// Puts the fp32 tensors of one file into their places in `tensors`.
 pub(crate) fn read_into(
@@ -12,19 +15,13 @@ pub(crate) fn read_into(
     model: &ModelConfig,
     tensors: &mut BTreeMap<String, Vec<f32>>,
 ) -> anyhow::Result<()> {
-    let file = SafeTensors::deserialize(bytes)?;
+    let mut file = Cursor::new(bytes);
+    let header = Header::read(&mut file)?;
     for spec in model.tensors() {
-        let Ok(view) = file.tensor(&spec.name) else { continue };
-        anyhow::ensure!(
-            view.dtype() == Dtype::F32 && view.shape() == spec.shape,
-            "tensor {} is {:?} {:?}, expected F32 {:?}",
-            spec.name,
-            view.dtype(),
-            view.shape(),
-            spec.shape
-        );
-        let values = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        tensors.insert(spec.name, values.collect());
+        if header.check(&spec, &[Dtype::F32])?.is_some() {
+            let values = header.values(&mut file, &spec, &[Dtype::F32], &no_step)?;
+            tensors.insert(spec.name, values);
+        }
     }
     Ok(())
 }

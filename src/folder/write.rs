@@ -1,81 +1,32 @@
 //! A model to files.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-
-use anyhow::Context as _;
 use brigade_bucket::keys::CheckpointFile;
 use brigade_protocol::{ModelConfig, Parameters};
-use safetensors::{Dtype, View};
+use safetensors::Dtype;
 
-/// Bytes of tensors in one safetensors file, as `transformers` cuts them by default.
-pub(super) const FILE_BYTES: usize = 5_000_000_000;
-
-/// One tensor on its way into a file.
-struct Values<'a> {
-    shape: &'a [usize],
-    values: &'a [f32],
-}
-
-impl View for Values<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(self.values.iter().flat_map(|value| value.to_le_bytes()).collect())
-    }
-
-    fn data_len(&self) -> usize {
-        self.values.len() * 4
-    }
-}
+use super::parts::{self, FILE_BYTES};
 
 /// The model's files: `model.safetensors`, or numbered files and their index when one would pass `file_bytes`.
 pub(super) fn model_files(
     theta: &Parameters,
-    file_bytes: usize,
+    file_bytes: u64,
 ) -> anyhow::Result<Vec<(CheckpointFile, Vec<u8>)>> {
-    let mut groups: Vec<Vec<usize>> = vec![Vec::new()];
-    let mut size = 0;
-    for (place, spec) in theta.specs().iter().enumerate() {
-        let bytes = spec.numel() * 4;
-        if size > 0 && size + bytes > file_bytes {
-            groups.push(Vec::new());
-            size = 0;
-        }
-        size += bytes;
-        groups[0..].last_mut().context("there is always a last group")?.push(place);
-    }
-    let count = u32::try_from(groups.len()).context("too many checkpoint files")?;
-    let name =
-        |part| if count == 1 { CheckpointFile::Model } else { CheckpointFile::Part { part, of: count } };
+    let parts = parts::cut(theta.specs(), Dtype::F32, file_bytes)?;
     let mut files = Vec::new();
-    let mut weight_map = BTreeMap::new();
-    for (part, group) in (1..).zip(&groups) {
-        weight_map.extend(group.iter().map(|place| (&theta.specs()[*place].name, name(part).to_string())));
-        files.push((name(part), to_safetensors(theta, group)?));
+    for part in &parts {
+        files.push((part.file, to_safetensors(theta, &part.places)?));
     }
-    if count > 1 {
-        let total: usize = theta.specs().iter().map(|spec| spec.numel() * 4).sum();
-        let index = serde_json::json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
-        files.push((CheckpointFile::ModelIndex, serde_json::to_vec_pretty(&index)?));
-    }
+    let index = parts::index(theta.specs(), &parts, Dtype::F32)?;
+    files.extend(index.map(|index| (CheckpointFile::ModelIndex, index)));
     Ok(files)
 }
 
 pub(super) fn to_safetensors(theta: &Parameters, places: &[usize]) -> anyhow::Result<Vec<u8>> {
-    let views = places.iter().map(|place| {
-        let (spec, values) = (&theta.specs()[*place], &theta.tensors()[*place]);
-        (&spec.name, Values { shape: &spec.shape, values })
-    });
-    // transformers refuses files that do not say which framework they are for.
-    let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
-    Ok(safetensors::serialize(views, metadata)?)
+    let mut bytes = parts::header(theta.specs(), places, Dtype::F32)?;
+    let values = places.iter().map(|place| &theta.tensors()[*place]);
+    bytes.reserve_exact(values.clone().map(|values| values.len() * 4).sum());
+    values.flatten().for_each(|value| bytes.extend(value.to_le_bytes()));
+    Ok(bytes)
 }
 
 /// All of `parameters` in one safetensors file.
@@ -83,8 +34,18 @@ pub(super) fn to_safetensors(theta: &Parameters, places: &[usize]) -> anyhow::Re
 /// # Errors
 /// When a tensor cannot be written, which no checked model brings about.
 pub fn to_bytes(parameters: &Parameters) -> anyhow::Result<Vec<u8>> {
-    let all: Vec<usize> = (0..parameters.specs().len()).collect();
-    to_safetensors(parameters, &all)
+    let all = parts::cut(parameters.specs(), Dtype::F32, u64::MAX)?;
+    let places = all.first().map_or(&[][..], |part| &part.places);
+    to_safetensors(parameters, places)
+}
+
+/// `tokenizer_config.json` for a tokenizer that comes without one.
+pub(super) fn tokenizer_config(model: &ModelConfig) -> serde_json::Value {
+    serde_json::json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": model.max_position_embeddings,
+        "clean_up_tokenization_spaces": false,
+    })
 }
 
 /// The files of a Hugging Face folder: weights, `config.json`, and the tokenizer.
@@ -101,15 +62,10 @@ pub fn files(
     config["eos_token_id"] = end_of_document.into();
     config["bos_token_id"] = end_of_document.into();
     let generation = serde_json::json!({ "bos_token_id": end_of_document, "eos_token_id": end_of_document });
-    let tokenizer_config = serde_json::json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": model.max_position_embeddings,
-        "clean_up_tokenization_spaces": false,
-    });
     let mut files = model_files(theta, FILE_BYTES)?;
     files.push((CheckpointFile::Config, serde_json::to_vec_pretty(&config)?));
     files.push((CheckpointFile::GenerationConfig, serde_json::to_vec_pretty(&generation)?));
     files.push((CheckpointFile::Tokenizer, tokenizer.to_vec()));
-    files.push((CheckpointFile::TokenizerConfig, serde_json::to_vec_pretty(&tokenizer_config)?));
+    files.push((CheckpointFile::TokenizerConfig, serde_json::to_vec_pretty(&tokenizer_config(model))?));
     Ok(files)
 }

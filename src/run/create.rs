@@ -1,5 +1,7 @@
 //! The first objects of a run: θ of window 0, then the manifest, whose existence is the run's.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use brigade_bucket::keys::{DataFile, RunKey};
 use brigade_bucket::{Bucket, Creation};
@@ -10,21 +12,28 @@ use brigade_protocol::{
 use bytes::Bytes;
 
 use super::checkpoint::Contents;
+use super::start::Start;
 use crate::config::RunSettings;
+use crate::data::Progress;
 use crate::identity::Identity;
 
 /// The largest tokenizer that is read, in bytes.
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 
-/// Creates a run in `bucket`, where `data/` must be already.
+/// Creates a run in `bucket`, where `data/` must be already. `beside` is the folder of the settings file.
 ///
 /// # Errors
-/// When the settings contradict each other or the data, a run is there already, or the store fails.
+/// When the settings contradict each other, the data, or the folder that the model comes from; when a run is there already, or
+/// the store fails.
 pub async fn create(
     bucket: &Bucket,
     settings: &RunSettings,
+    beside: &Path,
     identity: &Identity,
+    progress: Progress,
 ) -> anyhow::Result<Signed<Manifest>> {
+    let key = RunKey::Manifest.to_string();
+    anyhow::ensure!(bucket.head(&key).await?.is_none(), "{} holds a run already", bucket.name());
     let data = |file| RunKey::Data(file).to_string();
     let index = bucket
         .get(&data(DataFile::Index), MAX_INDEX_BYTES)
@@ -32,8 +41,8 @@ pub async fn create(
         .context("the run's bucket has no data; write it with `brigade data prepare`")?;
     let dataset = DatasetIndex::from_json(&index.bytes)?;
     let tokenizer = bucket.get(&data(DataFile::Tokenizer), MAX_TOKENIZER_BYTES).await?;
-    let theta = Parameters::initialise(&settings.model, &initial_seed(settings)?);
-    let manifest = Manifest {
+    let start = Start::open(settings, beside)?;
+    let mut manifest = Manifest {
         version: FORMAT_VERSION,
         name: settings.name.clone(),
         created_at: bucket.now().await?,
@@ -43,14 +52,14 @@ pub async fn create(
             .iter()
             .map(|entry| Validator { id: entry.id, seal_to: entry.seal_to.clone(), stake: entry.stake })
             .collect(),
-        model: settings.model.clone(),
+        model: start.model().clone(),
         dataset: Digest::of(&index.bytes),
         training: settings.training.clone(),
         compression: settings.compression.clone(),
         outer: settings.outer.clone(),
         windows: settings.windows.clone(),
         scoring: settings.scoring.clone(),
-        initial_state_root: theta.root(),
+        initial_state_root: Digest([0; 32]),
     };
     manifest.validate()?;
     anyhow::ensure!(
@@ -59,31 +68,24 @@ pub async fn create(
         manifest.model.vocab_size,
         dataset.vocab_size
     );
+    start.check_tokenizer(&tokenizer.bytes)?;
+    // Reading them may take long, so that everything else is checked by now.
+    let theta = start.theta(progress).await?;
+    manifest.initial_state_root = theta.root();
+    let model = manifest.model.clone();
     let (envelope, signed) = Envelope::sign(manifest, identity.signing())?;
     let contents = Contents {
         run: signed.run(),
         window: 0,
-        model: &settings.model,
+        model: &model,
         theta: &theta,
-        error_feedback: &Parameters::zeros(&settings.model),
+        error_feedback: &Parameters::zeros(&model),
         tokenizer: &tokenizer.bytes,
         end_of_document: dataset.end_of_document,
     };
-    let key = RunKey::Manifest.to_string();
-    anyhow::ensure!(bucket.head(&key).await?.is_none(), "{} holds a run already", bucket.name());
     contents.publish(bucket, identity.signing()).await?;
     match bucket.create(&key, Bytes::from(envelope.to_bytes())).await? {
         Creation::Created(_) => Ok(signed),
         Creation::AlreadyExists => anyhow::bail!("{} holds a run already", bucket.name()),
     }
-}
-
-fn initial_seed(settings: &RunSettings) -> anyhow::Result<[u8; 32]> {
-    let mut seed = [0; 32];
-    match &settings.initial_seed {
-        Some(text) => hex::decode_to_slice(text, &mut seed)
-            .map_err(|_| anyhow::anyhow!("initial_seed must be 64 hexadecimal digits"))?,
-        None => getrandom::fill(&mut seed).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?,
-    }
-    Ok(seed)
 }

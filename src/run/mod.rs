@@ -12,6 +12,7 @@ pub mod checkpoint;
 pub mod create;
 pub mod lobby;
 pub mod replica;
+mod start;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -33,6 +33,8 @@ pub struct Terms {
     pub evict_after: u32,
     pub inner_steps: u32,
     pub checkpoint_every: u64,
+    /// A Hugging Face folder that the run starts from; random weights and a tokenizer of its own without one.
+    pub model: Option<PathBuf>,
 }
 
 impl Default for Terms {
@@ -44,6 +46,7 @@ impl Default for Terms {
             evict_after: 2,
             inner_steps: 2,
             checkpoint_every: 2,
+            model: None,
         }
     }
 }
@@ -70,7 +73,12 @@ impl World {
         std::fs::write(dir.path().join("run.toml"), run_toml(&store, dir.path(), terms)).unwrap();
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/protocol/src");
         let config = dir.path().join("run.toml");
-        let prepare = ["data", "prepare", "--train-bpe", "512", "--heldout-fraction", "0.2", "--input"];
+        let tokenizer = terms.model.as_ref().map(|folder| folder.join("tokenizer.json"));
+        let (option, value) = match &tokenizer {
+            Some(tokenizer) => ("--tokenizer", tokenizer.to_str().unwrap()),
+            None => ("--train-bpe", "512"),
+        };
+        let prepare = ["data", "prepare", option, value, "--heldout-fraction", "0.2", "--input"];
         brigade(&prepare, &[&sources, Path::new("--config"), &config]);
         let created = brigade(&["run", "create", "--config"], &[&config]);
         let run_id = serde_json::from_str::<serde_json::Value>(&created).unwrap()["run_id"]
@@ -245,9 +253,24 @@ impl Drop for World {
     }
 }
 
+const MODEL: &str = "vocab_size = 512
+hidden_size = 64
+intermediate_size = 128
+num_hidden_layers = 2
+num_attention_heads = 4
+num_key_value_heads = 2
+max_position_embeddings = 64
+tie_word_embeddings = true
+";
+
 fn run_toml(store: &Store, dir: &Path, terms: &Terms) -> String {
     let validator = Identity::load(&dir.join("validator/identity.json")).unwrap();
-    let Terms { windows, train_seconds, start_peers, evict_after, inner_steps, checkpoint_every } = terms;
+    let Terms { windows, train_seconds, start_peers, evict_after, inner_steps, checkpoint_every, model } =
+        terms;
+    let model = match model {
+        Some(folder) => format!("from = \"{}\"\n", folder.display()),
+        None => MODEL.to_owned(),
+    };
     format!(
         r#"name = "test"
 identity = "aggregator/identity.json"
@@ -257,15 +280,7 @@ identity = "aggregator/identity.json"
 id = "{id}"
 seal_to = "{seal_to}"
 [model]
-vocab_size = 512
-hidden_size = 64
-intermediate_size = 128
-num_hidden_layers = 2
-num_attention_heads = 4
-num_key_value_heads = 2
-max_position_embeddings = 64
-tie_word_embeddings = true
-[training]
+{model}[training]
 inner_steps = {inner_steps}
 batch_size = 2
 sequence_length = 32

@@ -43,7 +43,7 @@ pub use manifest::{
     Compression, FORMAT_VERSION, Manifest, Official, Outer, Scoring, Training, Validator, Windows,
 };
 pub use model::{ModelConfig, RopeScaling, TensorSpec};
-pub use parameters::Parameters;
+pub use parameters::{Parameters, leaf_digests, state_root};
 pub use records::{
     Checkpoint, Close, Cutoff, Evaluation, Exclusion, FilePin, Improvement, Join, Member, ObjectPin, Open,
     PeerScore, Pinned, Reason, Receipt, Role, Roster, Scores, Share, Verdict,

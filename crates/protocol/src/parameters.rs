@@ -77,29 +77,37 @@ impl Parameters {
         &mut self.tensors
     }
 
-    /// The state root: SHA-256 over every tensor's name, shape and leaves, in order.
-    ///
-    /// A leaf is the SHA-256 of 2²⁰ elements (the last may be shorter) as little-endian fp32; its bits count,
-    /// so that −0 and 0 differ and a NaN has its own root.
+    /// The [`state_root`].
     pub fn root(&self) -> Digest {
-        let mut root = Sha256::new();
-        root.update(b"brigade state root v1");
-        for (spec, tensor) in self.specs.iter().zip(&self.tensors) {
-            root.update((spec.name.len() as u64).to_le_bytes());
-            root.update(spec.name.as_bytes());
-            root.update((spec.shape.len() as u64).to_le_bytes());
-            for extent in &spec.shape {
-                root.update((*extent as u64).to_le_bytes());
-            }
-            for leaf in tensor.chunks(LEAF_ELEMENTS) {
-                root.update(leaf_digest(leaf));
-            }
-        }
-        Digest(root.finalize().into())
+        state_root(self.specs.iter().zip(self.tensors.iter().map(|tensor| leaf_digests(tensor))))
     }
 }
 
-fn leaf_digest(values: &[f32]) -> [u8; 32] {
+/// The state root: SHA-256 over every tensor's name, shape and leaves, in the order of [`ModelConfig::tensors`].
+pub fn state_root<'a>(tensors: impl IntoIterator<Item = (&'a TensorSpec, Vec<Digest>)>) -> Digest {
+    let mut root = Sha256::new();
+    root.update(b"brigade state root v1");
+    for (spec, leaves) in tensors {
+        root.update((spec.name.len() as u64).to_le_bytes());
+        root.update(spec.name.as_bytes());
+        root.update((spec.shape.len() as u64).to_le_bytes());
+        for extent in &spec.shape {
+            root.update((*extent as u64).to_le_bytes());
+        }
+        leaves.iter().for_each(|leaf| root.update(leaf.0));
+    }
+    Digest(root.finalize().into())
+}
+
+/// The leaves of one tensor, for who does not hold all of θ at once.
+///
+/// A leaf is the SHA-256 of 2²⁰ elements (the last may be shorter) as little-endian fp32; its bits count, so that −0 and 0
+/// differ and a NaN has its own root.
+pub fn leaf_digests(values: &[f32]) -> Vec<Digest> {
+    values.chunks(LEAF_ELEMENTS).map(leaf_digest).collect()
+}
+
+fn leaf_digest(values: &[f32]) -> Digest {
     let mut hasher = Sha256::new();
     let mut buffer = [0; 4096];
     for block in values.chunks(buffer.len() / 4) {
@@ -108,7 +116,7 @@ fn leaf_digest(values: &[f32]) -> [u8; 32] {
         }
         hasher.update(&buffer[..block.len() * 4]);
     }
-    hasher.finalize().into()
+    Digest(hasher.finalize().into())
 }
 
 /// `count` draws from N(0, std²) by Box and Muller's method.
