@@ -9,6 +9,7 @@ mod identity;
 mod lab;
 #[cfg(feature = "torch")]
 mod model;
+mod plan;
 mod role;
 mod run;
 mod serve;
@@ -57,6 +58,8 @@ enum Command {
     /// Measure what this machine does.
     #[command(subcommand)]
     Bench(bench::Action),
+    /// Say what a peer will need: memory by kind, the time of a step, the bytes of a window.
+    Plan(plan::Args),
     /// Make update files, read them, look into them.
     #[command(subcommand)]
     Update(update::Action),
@@ -90,6 +93,7 @@ impl Cli {
             #[cfg(feature = "torch")]
             Command::Lab(action) => lab::run(action),
             Command::Bench(action) => bench::run(action),
+            Command::Plan(args) => plan::run(args),
             Command::Update(action) => update::run(action),
             #[cfg(feature = "torch")]
             Command::Eval(args) => model::eval(args),

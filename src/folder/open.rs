@@ -31,9 +31,7 @@ impl Folder {
     /// # Errors
     /// Names the file that is missing or wrong, and what in `config.json` is no Llama.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        let at = path.join("config.json");
-        let config = json(&at).with_context(|| format!("{} is no Hugging Face folder", path.display()))?;
-        let model = ModelConfig::from_hugging_face(&config).with_context(|| at.display().to_string())?;
+        let model = Self::open_shape(path)?;
         let (whole, index) = (path.join("model.safetensors"), path.join("model.safetensors.index.json"));
         // A folder that was saved anew in one piece may still have an old index; `transformers` looks in this order.
         let files = match (whole.exists(), index.exists()) {
@@ -45,6 +43,16 @@ impl Folder {
             ),
         };
         Ok(Self { path: path.to_owned(), model, files })
+    }
+
+    /// Reads the shape of the model alone; its weights need not be there.
+    ///
+    /// # Errors
+    /// Names what in `config.json` is no Llama.
+    pub fn open_shape(path: &Path) -> anyhow::Result<ModelConfig> {
+        let at = path.join("config.json");
+        let config = json(&at).with_context(|| format!("{} is no Hugging Face folder", path.display()))?;
+        ModelConfig::from_hugging_face(&config).with_context(|| at.display().to_string())
     }
 
     /// The shape of the model.
