@@ -1,6 +1,8 @@
 //! The commands, one file each.
 
 mod bench;
+#[cfg(feature = "torch")]
+mod bench_train;
 mod data;
 #[cfg(feature = "torch")]
 mod demo;

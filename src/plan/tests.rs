@@ -73,7 +73,8 @@ fn masters_gradients_and_moments_are_shared_evenly() {
 
 #[test]
 fn recomputation_costs_a_third_and_every_second_block_half_of_that() {
-    let seconds = |recompute| step_seconds(&Setup { recompute, ..setup(preset("1b"), 1) }, 1 << 20, 1e15, 0.4);
+    let seconds =
+        |recompute| step_seconds(&Setup { recompute, ..setup(preset("1b"), 1) }, 1 << 20, 1e15, 0.4);
     let none = seconds(Recompute::None);
     assert!((seconds(Recompute::All) / none - 4.0 / 3.0).abs() < 1e-9);
     assert!((seconds(Recompute::Every(2)) / none - 7.0 / 6.0).abs() < 1e-9);

@@ -71,10 +71,7 @@ pub fn exchange(setup: &Setup, link: &Link) -> Exchange {
 /// beside that in files at 64 of 4096 (8.6 bits with codes of one, 9.45 with codes of two).
 fn bits_per_value(density: f64, bits: u8) -> f64 {
     let rest = 1.0 - density;
-    let positions = if density <= 0.0 || rest <= 0.0 {
-        0.0
-    } else {
-        -density.log2() - rest / density * rest.log2()
-    };
+    let positions =
+        if density <= 0.0 || rest <= 0.0 { 0.0 } else { -density.log2() - rest / density * rest.log2() };
     positions + [1.2, 2.05, 3.0, 4.0][usize::from(bits.clamp(1, 4)) - 1]
 }
