@@ -29,7 +29,7 @@ fn expect_planned(report: &Value, planned: f64, within: f64) {
     let off = planned / measured - 1.0;
     assert!(
         off.abs() <= within,
-        "planned {planned:.0}, took {measured:.0}: {:+.1} %\n{report:#}",
+        "planned {planned:.0}, took {measured:.0}: off by {:+.1} %\n{report:#}",
         100.0 * off
     );
 }
@@ -95,7 +95,7 @@ fn a_measurement_has_all_its_figures_and_says_who_qualifies() {
     assert_eq!((&report["batch"], &report["sequence_length"]), (&json!(2), &json!(64)));
     assert_eq!(report["qualifies"], true, "{report}");
     assert!(report["reason"].as_str().unwrap().contains("5 inner steps"));
-    // Three inner steps a second is not what two cores do at 2^20 tokens a step.
+    // A hundred thousand steps in a second.
     std::fs::write(&run, terms(1).replace("inner_steps = 5", "inner_steps = 100000")).unwrap();
     assert_eq!(bench(&["--seconds", "1", "--run", &path], &[])["qualifies"], false);
 }
