@@ -15,6 +15,7 @@
 //! | [`folder`] | a model as a Hugging Face folder |
 //! | [`identity`] | the keys by which a participant is known |
 //! | [`lab`] | experiments in one process |
+//! | [`plan`] | what a peer will need: memory, time, bytes |
 //! | [`roles`] | aggregator, miner, validator |
 //! | [`mod@run`] | a run as its bucket tells it |
 //! | [`shutdown`] | the wish to stop |
@@ -32,6 +33,7 @@ pub mod folder;
 pub mod identity;
 #[cfg(feature = "torch")]
 pub mod lab;
+pub mod plan;
 pub mod roles;
 pub mod run;
 pub mod shutdown;

@@ -10,6 +10,9 @@ use crate::bench::codec::{self, Options, Report};
 pub(super) enum Action {
     /// Compress, decode and merge, in parameters a second, beside this machine's memory bandwidth.
     Codec(Args),
+    /// Inner steps: tokens a second, memory, waiting for data; with `--run`, whether this machine qualifies.
+    #[cfg(feature = "torch")]
+    Train(super::bench_train::Args),
 }
 
 /// Arguments of `brigade bench codec`.
@@ -37,7 +40,11 @@ pub(super) struct Args {
 /// # Errors
 /// When the codec refuses what it made itself.
 pub(super) fn run(action: Action) -> anyhow::Result<()> {
-    let Action::Codec(args) = action;
+    let args = match action {
+        Action::Codec(args) => args,
+        #[cfg(feature = "torch")]
+        Action::Train(args) => return super::bench_train::run(args),
+    };
     let bits = CodeBits::from_number(args.bits).context("--bits is 1 to 4")?;
     let options =
         Options { parameters: args.params as usize, peers: args.peers.into(), top_k: args.top_k, bits };

@@ -1,6 +1,8 @@
 //! The commands, one file each.
 
 mod bench;
+#[cfg(feature = "torch")]
+mod bench_train;
 mod convert;
 mod data;
 #[cfg(feature = "torch")]
@@ -10,6 +12,7 @@ mod identity;
 mod lab;
 #[cfg(feature = "torch")]
 mod model;
+mod plan;
 #[cfg(feature = "torch")]
 mod rank;
 mod role;
@@ -60,6 +63,8 @@ enum Command {
     /// Measure what this machine does.
     #[command(subcommand)]
     Bench(bench::Action),
+    /// Say what a peer will need: memory by kind, the time of a step, the bytes of a window.
+    Plan(plan::Args),
     /// Make update files, read them, look into them.
     #[command(subcommand)]
     Update(update::Action),
@@ -100,6 +105,7 @@ impl Cli {
             #[cfg(feature = "torch")]
             Command::Lab(action) => lab::run(action),
             Command::Bench(action) => bench::run(action),
+            Command::Plan(args) => plan::run(args),
             Command::Update(action) => update::run(action),
             Command::Import(args) => convert::import(args),
             Command::Export(args) => convert::export(args),

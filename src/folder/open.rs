@@ -33,9 +33,7 @@ impl Folder {
     /// # Errors
     /// Names the file that is missing or wrong, and what in `config.json` is no Llama.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
-        let at = path.join("config.json");
-        let config = json(&at).with_context(|| format!("{} is no Hugging Face folder", path.display()))?;
-        let model = ModelConfig::from_hugging_face(&config).with_context(|| at.display().to_string())?;
+        let (config, model) = Self::open_config(path)?;
         let (whole, index) = (path.join("model.safetensors"), path.join("model.safetensors.index.json"));
         // A folder that was saved anew in one piece may still have an old index; `transformers` looks in this order.
         let (files, index) = match (whole.exists(), index.exists()) {
@@ -61,6 +59,21 @@ impl Folder {
     /// `config.json` as it lies there.
     pub(super) fn config(&self) -> &Value {
         &self.config
+    }
+
+    /// Reads the shape of the model alone; its weights need not be there.
+    ///
+    /// # Errors
+    /// Names what in `config.json` is no Llama.
+    pub fn open_shape(path: &Path) -> anyhow::Result<ModelConfig> {
+        Self::open_config(path).map(|(_, model)| model)
+    }
+
+    fn open_config(path: &Path) -> anyhow::Result<(Value, ModelConfig)> {
+        let at = path.join("config.json");
+        let config = json(&at).with_context(|| format!("{} is no Hugging Face folder", path.display()))?;
+        let model = ModelConfig::from_hugging_face(&config).with_context(|| at.display().to_string())?;
+        Ok((config, model))
     }
 
     /// The shape of the model.

@@ -14,6 +14,7 @@ mod compress;
 mod device;
 mod error;
 mod generate;
+mod measure;
 mod model;
 mod optimizer;
 mod ranks;

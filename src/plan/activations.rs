@@ -1,0 +1,91 @@
+//! What a block leaves behind in its forward pass, and needs in its backward pass.
+
+use super::{DeviceKind, Precision, Setup};
+
+/// Widths that a block computes with, in elements a token.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Widths {
+    pub(super) hidden: f64,
+    intermediate: f64,
+    heads: f64,
+    queries: f64,
+    /// Of the keys, and of the values.
+    keys: f64,
+}
+
+impl Widths {
+    pub(super) fn of(setup: &Setup) -> Self {
+        let model = &setup.model;
+        let head = model.head_dim();
+        Self {
+            hidden: model.hidden_size as f64,
+            intermediate: model.intermediate_size as f64,
+            heads: model.num_attention_heads as f64,
+            queries: (model.num_attention_heads * head) as f64,
+            keys: (model.num_key_value_heads * head) as f64,
+        }
+    }
+
+    fn rotated(&self) -> f64 {
+        self.queries + self.keys
+    }
+
+    fn projected(&self) -> f64 {
+        self.queries + 2.0 * self.keys
+    }
+}
+
+/// Bytes a token of every tensor that a block's graph keeps, its input first.
+///
+/// As `trainer/src/model/block.rs` makes them. The L×L matrix of attention is never held: flash attention keeps its output
+/// and one sum a head.
+pub(super) fn kept(setup: &Setup) -> Vec<f64> {
+    let (c, w) = (setup.element(), Widths::of(setup));
+    let attention = [c * w.projected(), c * w.rotated(), c * w.queries, 4.0 * w.heads];
+    // gate, silu(gate), up, their product
+    let feed_forward = [c * w.intermediate; 4];
+    let mut all = vec![c * w.hidden];
+    for is_second in [false, true] {
+        all.extend(norm(setup, w.hidden));
+        // The second norm's input belongs to the residual stream between the halves.
+        let is_read_again = setup.device == DeviceKind::Cuda || setup.precision == Precision::Float32;
+        if is_second && is_read_again {
+            all.push(c * w.hidden);
+        }
+    }
+    all.extend(attention);
+    all.extend(feed_forward);
+    all
+}
+
+/// What an RMSNorm keeps beside its input, its result included, in bytes a token.
+pub(super) fn norm(setup: &Setup, hidden: f64) -> Vec<f64> {
+    let c = setup.element();
+    match (setup.device, setup.precision) {
+        // One kernel: the result, and a root a token.
+        (DeviceKind::Cuda, _) => vec![c * hidden, 4.0],
+        // The result before and after the product with the weight.
+        (DeviceKind::Cpu, Precision::Float32) => vec![c * hidden, c * hidden, 4.0],
+        // Also the input in fp32.
+        (DeviceKind::Cpu, Precision::BFloat16) => vec![4.0 * hidden, c * hidden, c * hidden, 4.0],
+    }
+}
+
+/// Most bytes of the backward pass of a block beside what its graph keeps, gradients of its weights included.
+///
+/// Three moments compete: inside the feed-forward layer (the product is gone, the gradients of it, of silu and of up are there),
+/// inside attention (what the feed-forward layer kept is gone, gradients of its weights are there), and the end, where the
+/// gradients of all parts are joined into one flat gradient, which then becomes fp32.
+pub(super) fn backward(setup: &Setup, tokens: f64, block: f64) -> f64 {
+    let (c, w, kept) = (setup.element(), Widths::of(setup), tokens * kept(setup).iter().sum::<f64>());
+    let streams = 2.0 * tokens * w.hidden * c;
+    let (f, matrix) = (tokens * w.intermediate * c, w.intermediate * w.hidden * c);
+    let feed_forward = streams + 2.0 * f + matrix;
+    let gradients = tokens * c * (w.queries + 2.0 * w.projected() + w.rotated());
+    let output = w.queries * w.hidden * c;
+    let attention = streams - 4.0 * f + 3.0 * matrix + output + gradients;
+    let joined = (2.0 * c).max(c + if c < 4.0 { 4.0 } else { 0.0 }) * block;
+    // The input outlives the graph.
+    let end = streams + joined - kept + tokens * w.hidden * c;
+    feed_forward.max(attention).max(end)
+}
