@@ -18,6 +18,8 @@
 //! | [`roles`] | aggregator, miner, validator |
 //! | [`mod@run`] | a run as its bucket tells it |
 //! | [`shutdown`] | the wish to stop |
+//! | [`terminal`] | progress bars and log lines on one terminal |
+//! | [`throughput`] | how much of a device goes into the model |
 
 pub mod bench;
 pub mod commands;
@@ -35,3 +37,5 @@ pub mod lab;
 pub mod roles;
 pub mod run;
 pub mod shutdown;
+pub mod terminal;
+pub mod throughput;

@@ -6,4 +6,4 @@
 //! | `memory` | how fast memory is, and how much of it this process has |
 
 pub mod codec;
-mod memory;
+pub(crate) mod memory;

@@ -33,6 +33,7 @@ pub struct Terms {
     pub evict_after: u32,
     pub inner_steps: u32,
     pub checkpoint_every: u64,
+    pub learning_rate: f64,
 }
 
 impl Default for Terms {
@@ -44,6 +45,7 @@ impl Default for Terms {
             evict_after: 2,
             inner_steps: 2,
             checkpoint_every: 2,
+            learning_rate: 3e-3,
         }
     }
 }
@@ -234,7 +236,15 @@ impl Drop for World {
 
 fn run_toml(store: &Store, dir: &Path, terms: &Terms) -> String {
     let validator = Identity::load(&dir.join("validator/identity.json")).unwrap();
-    let Terms { windows, train_seconds, start_peers, evict_after, inner_steps, checkpoint_every } = terms;
+    let Terms {
+        windows,
+        train_seconds,
+        start_peers,
+        evict_after,
+        inner_steps,
+        checkpoint_every,
+        learning_rate,
+    } = terms;
     format!(
         r#"name = "test"
 identity = "aggregator/identity.json"
@@ -256,7 +266,7 @@ tie_word_embeddings = true
 inner_steps = {inner_steps}
 batch_size = 2
 sequence_length = 32
-learning_rate = 3e-3
+learning_rate = {learning_rate:e}
 min_learning_rate = 3e-4
 warmup_steps = 2
 [outer]

@@ -16,6 +16,7 @@ mod error;
 mod generate;
 mod model;
 mod optimizer;
+mod probe;
 mod trainer;
 
 pub use batch::TokenBatch;
