@@ -6,6 +6,8 @@ use std::io::Write as _;
 use brigade_protocol::{Digest, Exclusion, PeerId};
 use serde::{Deserialize, Serialize};
 
+use crate::throughput::{Metrics, Peak};
+
 /// Something that happened. Field names are those of the JSON output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -52,7 +54,22 @@ pub enum Event {
         grad_norm: f32,
         /// Tokens a second, over the window so far.
         tokens_per_second: f64,
+        /// Seconds of the step, waiting for its batch included.
+        step_seconds: f64,
+        /// Share of them in which the device waited for the batch.
+        data_wait_share: f64,
     },
+    /// What this participant computes on.
+    Device {
+        /// The device.
+        device: String,
+        /// Parameters of the model.
+        parameters: usize,
+        /// What the device could do at best.
+        peak: Peak,
+    },
+    /// The inner steps of a window are done.
+    Trained(Metrics),
     /// An update and its receipt are in the bucket.
     Delivered {
         /// The window.
@@ -160,7 +177,11 @@ impl fmt::Display for Event {
             }
             Self::Waiting { miners, needed } => write!(f, "waiting for miners: {miners} of {needed}"),
             Self::Opened { window, miners } => write!(f, "window {window} open, {miners} miners"),
-            Self::Step { window, step, of, loss, grad_norm, tokens_per_second } => write!(
+            Self::Device { device, parameters, peak } => {
+                write!(f, "{:.1} M parameters on {device}, peak {peak}", *parameters as f64 / 1e6)
+            }
+            Self::Trained(metrics) => metrics.fmt(f),
+            Self::Step { window, step, of, loss, grad_norm, tokens_per_second, .. } => write!(
                 f,
                 "window {window} step {step}/{of} loss {loss:.3} gradient norm {grad_norm:.2}, {tokens_per_second:.0} tok/s"
             ),

@@ -19,6 +19,8 @@
 //! | [`roles`] | aggregator, miner, validator |
 //! | [`mod@run`] | a run as its bucket tells it |
 //! | [`shutdown`] | the wish to stop |
+//! | [`terminal`] | progress bars and log lines on one terminal |
+//! | [`throughput`] | how much of a device goes into the model |
 
 pub mod bench;
 pub mod commands;
@@ -37,3 +39,5 @@ pub mod plan;
 pub mod roles;
 pub mod run;
 pub mod shutdown;
+pub mod terminal;
+pub mod throughput;

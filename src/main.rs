@@ -4,6 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use brigade::commands::Cli;
+use brigade::terminal;
 use clap::Parser as _;
 use tracing_subscriber::EnvFilter;
 
@@ -14,7 +15,7 @@ fn main() -> ExitCode {
     let filter = filter.add_directive("s3s=off".parse().expect("a fixed directive that is valid"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(terminal::log)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();

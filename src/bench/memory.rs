@@ -25,7 +25,7 @@ pub(super) fn triad() -> f64 {
 
 /// Bytes that this process has in memory, and the most that it had since the last [`forget_peak`]. Zero where the system
 /// does not tell.
-pub(super) fn resident() -> (u64, u64) {
+pub(crate) fn resident() -> (u64, u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -35,7 +35,7 @@ pub(super) fn resident() -> (u64, u64) {
 }
 
 /// Makes the peak what there is now.
-pub(super) fn forget_peak() {
+pub(crate) fn forget_peak() {
     // Where this is refused the peak stays what it was: then too much is reported, never too little.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

@@ -4,14 +4,11 @@
 //! | --- | --- |
 //! | [`codec`] | compress, decode and merge, beside the machine's own memory bandwidth |
 //! | `train` | inner steps: tokens a second, memory, waiting for data |
-//! | `gpus` | what GPUs can do, by name |
 //! | `tokens` | random tokens as a run's text |
 //! | `memory` | how fast memory is, and how much of it this process has |
 
 pub mod codec;
-#[cfg(feature = "torch")]
-mod gpus;
-mod memory;
+pub(crate) mod memory;
 #[cfg(feature = "torch")]
 mod tokens;
 #[cfg(feature = "torch")]

@@ -13,12 +13,13 @@ use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::memory;
 use super::tokens::{Folder, Shape, batches};
-use super::{gpus, memory};
 use crate::config::{self, Compute, ModelSection, RunSettings};
 use crate::plan::{self, DeviceKind, Memory, Precision, Recompute, Setup};
 use crate::roles::model::device_config;
 use crate::shutdown::{Shutdown, Stopped};
+use crate::throughput::{Peak, gpu_name};
 
 /// Learning rate: small, because the tokens are random.
 const LEARNING_RATE: f64 = 1e-4;
@@ -193,7 +194,7 @@ fn measure(
     bar.set_message("starting");
     let small = start_libtorch(&config)?;
     let first = take(&source)?;
-    small.forget_peak_memory()?;
+    small.forget_peak()?;
     let (before, _) = memory::resident();
     memory::forget_peak();
 
@@ -206,7 +207,7 @@ fn measure(
         return Err(Stopped.into());
     }
     let timed = steps(&mut trainer, &source, options.seconds, bar, shutdown)?;
-    let peak_bytes = match trainer.peak_memory()? {
+    let peak_bytes = match trainer.peak_device_bytes()? {
         Some(bytes) => bytes,
         None => memory::resident().1.saturating_sub(before),
     };
@@ -308,7 +309,8 @@ fn report(
     let tokens_per_second = (tokens * timed.steps.len()) as f64 / elapsed;
     timed.steps.sort_by(f64::total_cmp);
     let step_seconds = timed.steps[timed.steps.len() / 2];
-    let (peak_flops, peak_source) = peak(setup, device)?;
+    let gpu = device.is_on_gpu().then(gpu_name).flatten();
+    let peak = Peak::new(device.product_dtype(), gpu.as_deref(), || device.measure_matmul())?;
     let planned = plan::memory(setup);
     // The allocator knows nothing of CUDA's own.
     let hidden = if setup.device == DeviceKind::Cuda { planned.workspace } else { 0 };
@@ -323,9 +325,9 @@ fn report(
         sequence_length: options.sequence_length,
         steps: timed.steps.len(),
         tokens_per_second,
-        mfu: tokens_per_second * plan::flops_per_token(setup) / peak_flops,
-        peak_flops,
-        peak_source,
+        mfu: tokens_per_second * plan::flops_per_token(setup) / peak.flops_per_second,
+        peak_flops: peak.flops_per_second,
+        peak_source: peak.source,
         peak_bytes,
         planned_peak_bytes: planned.total() - hidden,
         planned,
@@ -335,16 +337,6 @@ fn report(
         qualifies,
         reason,
     })
-}
-
-/// What the device can do, and how that is known.
-fn peak(setup: &Setup, device: &Trainer) -> anyhow::Result<(f64, String)> {
-    if let (Some(index), Precision::BFloat16) = (device.cuda_index(), setup.precision)
-        && let Some((name, flops)) = gpus::known(index)
-    {
-        return Ok((flops, format!("the data sheet of {name}")));
-    }
-    Ok((device.matmul_flops()?, "a large matrix product, measured here".into()))
 }
 
 #[cfg(test)]

@@ -86,7 +86,8 @@ impl<'a> Bench<'a> {
                 let (start, training) = (Arc::clone(&theta), self.run.manifest().training.clone());
                 let batches = batches.clone();
                 let training = model.call(move |trainer| -> anyhow::Result<_> {
-                    let trained = train_window(trainer, &start, &training, number, &batches, |_| true)?;
+                    let batches = batches.iter().map(Ok);
+                    let trained = train_window(trainer, &start, &training, number, batches, |_| true)?;
                     trained.context("given up")?;
                     Ok(trainer.pseudo_gradient(start.tensors())?)
                 });
@@ -164,7 +165,7 @@ async fn one_peer(
     let (steps, size) = (training.inner_steps as usize, training.batch_size as usize);
     let drawn =
         samples.draw(Ticket { previous_seed, seed, draw: Draw::Assigned(peer) }, steps * size).await?;
-    batches(&drawn.tokens, size, samples.sequence_length())
+    batches(&drawn, size, samples.sequence_length())
 }
 
 /// Step by step, the batches of all peers as one.

@@ -57,7 +57,7 @@ impl<'a> Peers<'a> {
         let drawn = self.text.draw([self.seed, window, peer as u64], steps * size)?;
         let batches = batches(&drawn, size, self.training.sequence_length as usize)?;
         let trainer = &mut self.trainers[peer];
-        let trained = train_window(trainer, theta, &self.training, window, &batches, |_| true)?;
+        let trained = train_window(trainer, theta, &self.training, window, batches.iter().map(Ok), |_| true)?;
         anyhow::ensure!(trained.is_some(), "given up, though nobody asked for it");
         Ok(trainer.pseudo_gradient(theta.tensors())?)
     }

@@ -3,13 +3,11 @@
 use serde::Serialize;
 
 use super::{Setup, Units};
+use crate::throughput;
 
-/// Arithmetic of training on one token, in FLOP: 6 for every parameter and 12 · layers · width · length for attention
-/// (PaLM, arXiv 2204.02311, appendix B). Blocks that run again in their backward pass are not in it.
+/// Arithmetic of training on one token, in FLOP; see [`throughput::flops_per_token`].
 pub fn flops_per_token(setup: &Setup) -> f64 {
-    let width = (setup.model.num_attention_heads * setup.model.head_dim()) as f64;
-    let layers = setup.model.num_hidden_layers as f64;
-    6.0 * Units::of(&setup.model).total() + 12.0 * layers * width * setup.sequence_length as f64
+    throughput::flops_per_token(&setup.model, setup.sequence_length as usize)
 }
 
 /// Seconds of an inner step over `batch_tokens` tokens of the peer, at `flops` FLOP/s a device and a share of `mfu` of it. What

@@ -7,6 +7,7 @@ use brigade_protocol::assignment::{self, Draw, SequenceId};
 use brigade_protocol::{DatasetIndex, Digest, PeerId, ShardId};
 use brigade_trainer::TokenBatch;
 use object_store::path::Path as Key;
+use tokio::sync::mpsc;
 
 use crate::config::Participant;
 use crate::data::{Prefetch, Shard, ShardCache};
@@ -14,6 +15,10 @@ use crate::run::Run;
 
 /// Bytes of shards that are kept on disk.
 const CACHE_BYTES: u64 = 20 << 30;
+
+/// Batches that are made ahead of who trains on them: a busy machine may leave their task aside for many short steps, and
+/// even a large run's batch is a few megabytes.
+const AHEAD: usize = 64;
 
 /// The run's text.
 pub(crate) struct Samples {
@@ -36,10 +41,18 @@ pub(crate) struct Ticket {
     pub(crate) draw: Draw,
 }
 
-/// Sequences and the digest that a receipt states of them.
-pub(crate) struct Drawn {
-    pub(crate) tokens: Vec<Vec<u32>>,
-    pub(crate) digest: Digest,
+/// The batches of a window, in order, made by a task of their own while earlier ones are trained on. Dropping it stops that.
+pub(crate) struct Feed {
+    inbox: mpsc::Receiver<anyhow::Result<TokenBatch>>,
+}
+
+impl Iterator for Feed {
+    type Item = anyhow::Result<TokenBatch>;
+
+    /// Waits for the next batch. Not for the threads of an asynchronous runtime.
+    fn next(&mut self) -> Option<Self::Item> {
+        self.inbox.blocking_recv()
+    }
 }
 
 impl Samples {
@@ -91,9 +104,28 @@ impl Samples {
     ///
     /// # Errors
     /// When a shard cannot be read or is not what the index says.
-    pub(crate) async fn draw(&self, ticket: Ticket, count: usize) -> anyhow::Result<Drawn> {
-        let ids = self.ids(ticket, count);
-        Ok(Drawn { tokens: self.read(&ids).await?, digest: assignment::samples_digest(&ids) })
+    pub(crate) async fn draw(&self, ticket: Ticket, count: usize) -> anyhow::Result<Vec<Vec<u32>>> {
+        self.read(&self.ids(ticket, count)).await
+    }
+
+    /// `steps` batches of `batch_size` of the sequences that [`Samples::draw`] would give, and the digest of all of them.
+    pub(crate) fn feed(&self, ticket: Ticket, steps: usize, batch_size: usize) -> (Feed, Digest) {
+        let ids = self.ids(ticket, steps * batch_size);
+        let digest = assignment::samples_digest(&ids);
+        let (sender, inbox) = mpsc::channel(AHEAD);
+        let (mut reader, sequence_length) = (self.reader(), self.sequence_length);
+        tokio::spawn(async move {
+            for ids in ids.chunks(batch_size) {
+                let batch = reader.read(ids).await.and_then(|sequences| {
+                    Ok(TokenBatch::new(sequences.concat(), sequences.len(), sequence_length)?)
+                });
+                let is_last = batch.is_err();
+                if sender.send(batch).await.is_err() || is_last {
+                    break;
+                }
+            }
+        });
+        (Feed { inbox }, digest)
     }
 
     /// `count` of the `of` sequences that [`Samples::draw`] would give, evenly spread.
@@ -147,16 +179,32 @@ impl Samples {
     }
 
     async fn read(&self, ids: &[SequenceId]) -> anyhow::Result<Vec<Vec<u32>>> {
-        // Held until the end, so that each shard is read once.
-        let mut held: Vec<Arc<Shard>> = Vec::new();
+        self.reader().read(ids).await
+    }
+
+    fn reader(&self) -> Reader {
+        Reader { cache: Arc::clone(&self.cache), held: Vec::new(), sequence_length: self.sequence_length }
+    }
+}
+
+/// Reads sequences, each shard once.
+struct Reader {
+    cache: Arc<ShardCache>,
+    /// Shards that were read, for as long as this lives.
+    held: Vec<Arc<Shard>>,
+    sequence_length: usize,
+}
+
+impl Reader {
+    async fn read(&mut self, ids: &[SequenceId]) -> anyhow::Result<Vec<Vec<u32>>> {
         let mut out = Vec::with_capacity(ids.len());
         for id in ids {
             let wanted = ShardId::train(id.shard);
-            let shard = match held.iter().find(|shard| shard.id() == wanted) {
+            let shard = match self.held.iter().find(|shard| shard.id() == wanted) {
                 Some(shard) => shard,
                 None => {
-                    held.push(self.cache.ensure(wanted).await?);
-                    &held[held.len() - 1]
+                    self.held.push(self.cache.ensure(wanted).await?);
+                    &self.held[self.held.len() - 1]
                 }
             };
             out.push(shard.sequence(id.index, self.sequence_length as u64)?);

@@ -87,6 +87,14 @@ pub async fn exists(run: &Run, window: u64) -> anyhow::Result<bool> {
 /// # Errors
 /// When there is none, or its record is not the aggregator's.
 pub async fn latest(run: &Run) -> anyhow::Result<Signed<Checkpoint>> {
+    latest_until(run, u64::MAX).await
+}
+
+/// The newest checkpoint of a window up to `last`.
+///
+/// # Errors
+/// As [`latest`].
+pub async fn latest_until(run: &Run, last: u64) -> anyhow::Result<Signed<Checkpoint>> {
     let listed = run.bucket().list(RunKey::CHECKPOINTS, 1_000_000).await?;
     let newest = listed
         .iter()
@@ -94,6 +102,7 @@ pub async fn latest(run: &Run) -> anyhow::Result<Signed<Checkpoint>> {
             Ok(RunKey::Checkpoint { window, file: CheckpointFile::Record }) => Some(window),
             _ => None,
         })
+        .filter(|window| *window <= last)
         .max()
         .context("the run has no checkpoint; `brigade run create` has not finished")?;
     at(run, newest).await?.with_context(|| format!("checkpoint {newest} has vanished"))

@@ -52,8 +52,17 @@ impl Replica {
     /// # Errors
     /// [`Desynchronised`], or when there is no checkpoint or the store fails.
     pub async fn newest(run: &Run) -> anyhow::Result<Self> {
-        let mut replica = Self::from_checkpoint(run, &checkpoint::latest(run).await?.record).await?;
-        replica.catch_up(run).await?;
+        Self::until(run, u64::MAX).await
+    }
+
+    /// The same, but no later than the start of window `last`.
+    ///
+    /// # Errors
+    /// As [`Replica::newest`]; also when no checkpoint from before `last` is left.
+    pub async fn until(run: &Run, last: u64) -> anyhow::Result<Self> {
+        let checkpoint = checkpoint::latest_until(run, last).await?;
+        let mut replica = Self::from_checkpoint(run, &checkpoint.record).await?;
+        replica.catch_up(run, last).await?;
         Ok(replica)
     }
 
@@ -81,12 +90,13 @@ impl Replica {
         Ok(Self { window, theta, state_root: checkpoint.state_root, previous_seed })
     }
 
-    /// Applies every window that is closed by now.
+    /// Applies every window before `last` that is closed by now.
     ///
     /// # Errors
     /// [`Desynchronised`], or when the store fails.
-    async fn catch_up(&mut self, run: &Run) -> anyhow::Result<()> {
-        while let Some(close) = run.close(self.window).await? {
+    async fn catch_up(&mut self, run: &Run, last: u64) -> anyhow::Result<()> {
+        while self.window < last {
+            let Some(close) = run.close(self.window).await? else { break };
             let open = run.open(self.window).await?;
             let open = open.with_context(|| format!("window {} is closed but not open", self.window))?;
             self.follow(run, &open, &close).await?;

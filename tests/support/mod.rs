@@ -35,6 +35,7 @@ pub struct Terms {
     pub checkpoint_every: u64,
     /// A Hugging Face folder that the run starts from; random weights and a tokenizer of its own without one.
     pub model: Option<PathBuf>,
+    pub learning_rate: f64,
 }
 
 impl Default for Terms {
@@ -47,6 +48,7 @@ impl Default for Terms {
             inner_steps: 2,
             checkpoint_every: 2,
             model: None,
+            learning_rate: 3e-3,
         }
     }
 }
@@ -265,8 +267,16 @@ tie_word_embeddings = true
 
 fn run_toml(store: &Store, dir: &Path, terms: &Terms) -> String {
     let validator = Identity::load(&dir.join("validator/identity.json")).unwrap();
-    let Terms { windows, train_seconds, start_peers, evict_after, inner_steps, checkpoint_every, model } =
-        terms;
+    let Terms {
+        windows,
+        train_seconds,
+        start_peers,
+        evict_after,
+        inner_steps,
+        checkpoint_every,
+        learning_rate,
+        model,
+    } = terms;
     let model = match model {
         Some(folder) => format!("from = \"{}\"\n", folder.display()),
         None => MODEL.to_owned(),
@@ -284,7 +294,7 @@ seal_to = "{seal_to}"
 inner_steps = {inner_steps}
 batch_size = 2
 sequence_length = 32
-learning_rate = 3e-3
+learning_rate = {learning_rate:e}
 min_learning_rate = 3e-4
 warmup_steps = 2
 [outer]

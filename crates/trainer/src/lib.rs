@@ -14,9 +14,9 @@ mod compress;
 mod device;
 mod error;
 mod generate;
-mod measure;
 mod model;
 mod optimizer;
+mod probe;
 mod ranks;
 mod trainer;
 

@@ -182,6 +182,10 @@ impl Trainer {
         self.model.kind()
     }
 
+    pub(crate) fn product_kind(&self) -> Kind {
+        self.model.product_kind()
+    }
+
     /// Overwrites the fp32 master weights; `tensors[i]` is the i-th of [`ModelConfig::tensors`], row-major. The
     /// optimiser's state stays.
     ///

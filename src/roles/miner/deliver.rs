@@ -8,10 +8,19 @@ use brigade_codec::Update;
 use brigade_protocol::{Digest, Envelope, FilePin, Open, Parameters, Receipt, Record as _, Signed};
 use bytes::Bytes;
 
-use super::state::PeerState;
+use super::state::{Memory, PeerState, Place, Sent};
 use super::train::Trained;
 use super::{Miner, is_merged};
+use crate::events::Event;
 use crate::run::frame_digest;
+
+/// What a window's training left behind.
+pub(super) struct Compressed {
+    pub(super) state: PeerState,
+    /// Moments of the inner optimiser.
+    pub(super) optimizer: Vec<u8>,
+    pub(super) sent: Sent,
+}
 
 impl Miner {
     /// Folds what the trainer has made of θ into error feedback and takes the update out of it (SparseLoCo,
@@ -23,9 +32,11 @@ impl Miner {
         trained: &Trained,
         samples: Digest,
         before: Option<PeerState>,
-    ) -> anyhow::Result<PeerState> {
+    ) -> anyhow::Result<Compressed> {
+        // The next save waits for the one before: until then two states would be in memory.
+        self.saver.finish().await;
         let mut error_feedback = match before {
-            Some(state) => state.error_feedback,
+            Some(state) => Arc::unwrap_or_clone(state.error_feedback),
             None => Parameters::zeros(&self.run.manifest().model),
         };
         let binding = self.run.binding(&open.record, &self.identity.id());
@@ -36,8 +47,21 @@ impl Miner {
             Ok((update, error_feedback, trainer.save_optimizer()?))
         });
         let (update, error_feedback, optimizer) = compressing.await??;
+        let receipt = self.receipt(open, trained, samples, &update);
+        let (envelope, _) = Envelope::sign(receipt, self.identity.signing())?;
+        let (window, steps) = (open.record.window, u64::from(self.run.manifest().training.inner_steps));
+        let inner_step = (window + 1) * steps;
+        let place = Place { run: self.run.id(), window, open: open.digest, samples, inner_step };
+        Ok(Compressed {
+            state: PeerState { place, error_feedback: Arc::new(error_feedback), settled: false },
+            optimizer,
+            sent: Sent { place, update: update.into(), receipt: envelope.to_bytes().into() },
+        })
+    }
+
+    fn receipt(&self, open: &Signed<Open>, trained: &Trained, samples: Digest, update: &[u8]) -> Receipt {
         let window = open.record.window;
-        let receipt = Receipt {
+        Receipt {
             run: self.run.id(),
             window,
             open: open.digest,
@@ -45,41 +69,31 @@ impl Miner {
             update: FilePin {
                 key: PeerKey::new(self.run.id(), window, PeerFile::Update).to_string(),
                 size: update.len() as u64,
-                sha256: Digest::of(&update),
-                frame: frame_digest(&update, self.run.layout()),
+                sha256: Digest::of(update),
+                frame: frame_digest(update, self.run.layout()),
             },
             inner_steps: self.run.manifest().training.inner_steps,
             tokens: trained.tokens,
             train_loss: trained.loss,
             samples,
             compute_seconds: trained.seconds,
-        };
-        let (envelope, _) = Envelope::sign(receipt, self.identity.signing())?;
-        Ok(PeerState {
-            window,
-            open: open.digest,
-            error_feedback,
-            optimizer,
-            update: update.into(),
-            receipt: envelope.to_bytes().into(),
-            settled: false,
-        })
+        }
     }
 
-    /// Saves what was sent, and delivers it.
+    /// Delivers an update for the first time.
     ///
-    /// The update alone says nothing, so it may go up while the state goes to disk. The receipt waits for both: none is
-    /// ever out whose update this miner would forget in a crash, and then make anew and different.
-    pub(super) async fn deliver(&self, sent: &PeerState) -> anyhow::Result<()> {
+    /// The update alone says nothing, so it may go up while it goes to disk. The receipt waits for both: none is ever out
+    /// whose update this miner would forget in a crash, and then make anew and different.
+    pub(super) async fn deliver(&self, sent: &Sent) -> anyhow::Result<()> {
         let (own, key, body) = (self.own.clone(), self.key(sent, PeerFile::Update), sent.update.clone());
         let uploading = tokio::spawn(async move { own.put(&key, body).await });
-        tokio::task::block_in_place(|| self.store.save(sent))?;
+        tokio::task::block_in_place(|| self.saver.save_sent(sent));
         self.pace.shutdown.or(uploading).await???;
         self.put(sent, PeerFile::Receipt, &sent.receipt).await
     }
 
     /// Delivers what was saved before a restart, unless its receipt is there: writing it again would make it later.
-    pub(super) async fn deliver_again(&self, sent: &PeerState) -> anyhow::Result<()> {
+    pub(super) async fn deliver_again(&self, sent: &Sent) -> anyhow::Result<()> {
         let there = self.own.try_get(&self.key(sent, PeerFile::Receipt), Receipt::MAX_BYTES).await?;
         if there.is_some_and(|object| object.bytes == sent.receipt) {
             return Ok(());
@@ -89,37 +103,66 @@ impl Miner {
         self.put(sent, PeerFile::Receipt, &sent.receipt).await
     }
 
-    fn key(&self, sent: &PeerState, file: PeerFile) -> String {
-        PeerKey::new(self.run.id(), sent.window, file).to_string()
+    fn key(&self, sent: &Sent, file: PeerFile) -> String {
+        PeerKey::new(self.run.id(), sent.place.window, file).to_string()
     }
 
-    async fn put(&self, sent: &PeerState, file: PeerFile, body: &Bytes) -> anyhow::Result<()> {
+    async fn put(&self, sent: &Sent, file: PeerFile, body: &Bytes) -> anyhow::Result<()> {
         let key = self.key(sent, file);
         let putting = self.own.put(&key, body.clone());
         self.pace.shutdown.or(putting).await?.with_context(|| format!("cannot upload {key}"))?;
         Ok(())
     }
 
-    /// Once the window of the sent update is closed: puts an update that was not merged back into error feedback, so
+    /// What was sent stays sent, also when a device made something else of the same window the second time: the
+    /// difference goes into error feedback.
+    pub(super) fn keep_to(&self, sent: &Sent, open: &Open, made: &mut Compressed) -> anyhow::Result<()> {
+        if made.sent.update == sent.update {
+            return Ok(());
+        }
+        let e = Arc::make_mut(&mut made.state.error_feedback).tensors_mut();
+        self.parse(&made.sent, open)?.add_scaled_into(1.0, e)?;
+        self.parse(sent, open)?.add_scaled_into(-1.0, e)?;
+        Ok(())
+    }
+
+    fn parse(&self, sent: &Sent, open: &Open) -> Result<Update, brigade_codec::Error> {
+        let binding = self.run.binding(open, &self.identity.id());
+        Update::parse(sent.update.clone(), self.run.layout(), &self.run.codec(), &binding)
+    }
+
+    /// Once the window of the newest state is closed: puts an update that was not merged back into error feedback, so
     /// that nothing that was learnt is lost.
-    pub(super) async fn settle(&self, next: u64, state: &mut Option<PeerState>) -> anyhow::Result<()> {
-        let Some(sent) = state.as_mut().filter(|sent| !sent.settled && sent.window < next) else {
+    ///
+    /// The disk keeps the state as it was before: after a restart this comes to the same again.
+    pub(super) async fn settle(&self, next: u64, memory: &mut Memory) -> anyhow::Result<()> {
+        let Memory { state, sent } = memory;
+        let Some(state) = state.as_mut().filter(|state| !state.settled && state.place.window < next) else {
             return Ok(());
         };
-        let close = self.run.close(sent.window).await?.context("a window before this one is not closed")?;
-        if is_merged(&close, self) {
-            // e is as it was saved; after a restart this comes to the same again.
-            sent.settled = true;
-            return Ok(());
+        let window = state.place.window;
+        let close = self.run.close(window).await?.context("a window before this one is not closed")?;
+        if !is_merged(&close, self) {
+            let open = self.run.open(window).await?.context("closed but not open")?;
+            match sent
+                .iter()
+                .find(|sent| sent.place == state.place)
+                .map(|sent| self.parse(sent, &open.record))
+            {
+                Some(Ok(update)) => {
+                    update.add_scaled_into(1.0, Arc::make_mut(&mut state.error_feedback).tensors_mut())?;
+                }
+                // An update for an opening that never came about is bound to another start; then it is dropped.
+                Some(Err(_)) => {}
+                None => {
+                    let message = format!(
+                        "window {window} not merged, and its update is not on the disk any more: what it held is lost"
+                    );
+                    self.pace.reporter.tell(Event::Warning { message });
+                }
+            }
         }
-        let open = self.run.open(sent.window).await?.context("closed but not open")?;
-        let binding = self.run.binding(&open.record, &self.identity.id());
-        // An update for an opening that never came about is bound to another start; then it is dropped.
-        if let Ok(update) = Update::parse(sent.update.clone(), self.run.layout(), &self.run.codec(), &binding)
-        {
-            update.add_scaled_into(1.0, sent.error_feedback.tensors_mut())?;
-        }
-        sent.settled = true;
-        self.store.save(sent)
+        state.settled = true;
+        Ok(())
     }
 }

@@ -5,30 +5,39 @@
 //! | `train` | H inner steps and the pseudo-gradient |
 //! | `deliver` | error feedback, update, receipt |
 //! | `state` | what must survive a restart |
+//! | `versions` | folders of files that are there whole or not at all |
+//! | `saver` | saving while training goes on |
+//! | `watch` | the bar, the metrics |
 
 mod deliver;
+mod saver;
 mod state;
 pub(crate) mod train;
+mod versions;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Instant;
 
+use anyhow::Context as _;
 use brigade_bucket::keys::RunKey;
 use brigade_bucket::{Bucket, BucketAddress, Credentials};
 use brigade_protocol::assignment::Draw;
 use brigade_protocol::{Close, Digest, Open, Role, Signed};
+use saver::Saver;
+use state::{Memory, Store};
+use train::{StepFailed, Trained, train_window};
+use watch::Watch;
 
 use crate::config::Participant;
 use crate::events::{Event, Reporter};
 use crate::identity::Identity;
 use crate::roles::follow::{Follower, Pace, follow};
 use crate::roles::model::Model;
-use crate::roles::samples::{Samples, Ticket, batches};
-use crate::run::replica::Replica;
-use crate::run::{Run, lobby};
+use crate::roles::samples::{Samples, Ticket};
+use crate::run::replica::{Desynchronised, Replica};
+use crate::run::{Run, is_transient, lobby};
 use crate::shutdown::Shutdown;
-use state::{PeerState, Store};
-use train::{Trained, train_window};
 
 struct Miner {
     run: Run,
@@ -38,32 +47,29 @@ struct Miner {
     reader: Credentials,
     samples: Samples,
     model: Model,
-    store: Store,
-    /// What was sent last; nothing before the first window.
-    sent: Option<PeerState>,
+    saver: Arc<Saver>,
+    memory: Memory,
+    watch: Watch,
     pace: Pace,
 }
 
 /// Runs the miner until the run is over or somebody wants it to stop.
 ///
 /// # Errors
-/// When the configuration is wrong, a bucket cannot be used, the disk is full, or training diverges.
+/// When the configuration is wrong, a bucket cannot be used, memory is too small, the device is gone, or training diverges.
 pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) -> anyhow::Result<()> {
     let identity = Identity::load(&settings.identity)?;
     let own = settings.open_own()?;
     own.probe().await?;
     let run = Run::load(settings.open_run()?, &settings.run_id, settings.poll()).await?;
-    let store = Store::open(&settings.state, run.id())?;
+    let saver = Arc::new(Saver::new(Store::open(&settings.state, run.id())?, reporter));
     let samples = Samples::open(&run, &settings).await?;
     let model = shutdown.or(Model::start_training(run.manifest(), &settings.compute)).await??;
     reporter.tell(Event::Ready { peer: identity.id(), run: run.id() });
     // Now, and not in the first window: too little memory is to show before anybody counts on us.
     model.call(brigade_trainer::Trainer::prepare_training).await??;
-    let sent = store.load(&run.manifest().model)?;
-    if let Some(sent) = &sent {
-        let optimizer = sent.optimizer.clone();
-        model.call(move |trainer| trainer.load_optimizer(&optimizer)).await??;
-    }
+    let memory = restore(&saver, &run, &model, reporter).await?;
+    let watch = Watch::start(&model, run.manifest(), run.id(), &settings.state, reporter).await?;
     let miner = Miner {
         address: settings.own()?.address("bucket")?,
         reader: settings.reader()?,
@@ -73,11 +79,32 @@ pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) 
         own,
         samples,
         model,
-        store,
-        sent,
+        saver: Arc::clone(&saver),
+        memory,
+        watch,
     };
     miner.ask().await?;
-    follow(miner).await
+    let outcome = follow(miner).await;
+    // Whatever it ended with: a save that has begun is to be whole.
+    saver.finish().await;
+    outcome
+}
+
+/// Takes over what an earlier start saved.
+async fn restore(saver: &Saver, run: &Run, model: &Model, reporter: Reporter) -> anyhow::Result<Memory> {
+    let (memory, optimizer) = saver.load(&run.manifest().model)?;
+    if let Some(optimizer) = optimizer {
+        let loaded = model.call(move |trainer| trainer.load_optimizer(&optimizer)).await?;
+        loaded.with_context(|| format!("the state in {}", saver.store().folder().display()))?;
+    }
+    if let Some(lost) = memory.lost().filter(|_| memory.to_train_again().is_none()) {
+        let from = memory.window().map_or("nothing".to_owned(), |window| format!("that of window {window}"));
+        let message = format!(
+            "the state of window {lost} and of others before it are not on the disk; going on from {from}"
+        );
+        reporter.tell(Event::Warning { message });
+    }
+    Ok(memory)
 }
 
 impl Follower for Miner {
@@ -94,7 +121,16 @@ impl Follower for Miner {
     }
 
     async fn sync(&self) -> anyhow::Result<Replica> {
-        Replica::newest(&self.run).await
+        let Some(window) = self.memory.to_train_again() else { return Replica::newest(&self.run).await };
+        match Replica::until(&self.run, window).await {
+            Err(error) if !is_transient(&error) && !error.is::<Desynchronised>() => {
+                let message =
+                    format!("{error:#}; window {window} cannot be trained again, its state is lost");
+                self.pace.reporter.tell(Event::Warning { message });
+                Replica::newest(&self.run).await
+            }
+            replica => replica,
+        }
     }
 
     async fn arrive(&self, _replica: &Replica) -> anyhow::Result<()> {
@@ -102,9 +138,9 @@ impl Follower for Miner {
     }
 
     async fn window(&mut self, replica: &mut Replica) -> anyhow::Result<()> {
-        let mut sent = self.sent.take();
-        let outcome = self.take_window(replica, &mut sent).await;
-        self.sent = sent;
+        let mut memory = std::mem::take(&mut self.memory);
+        let outcome = self.take_window(replica, &mut memory).await;
+        self.memory = memory;
         outcome
     }
 }
@@ -130,8 +166,8 @@ impl Miner {
     }
 
     /// Goes through the window that comes next: trains it if the roster says so, and follows it to its close.
-    async fn take_window(&self, replica: &mut Replica, state: &mut Option<PeerState>) -> anyhow::Result<()> {
-        self.settle(replica.window, state).await?;
+    async fn take_window(&self, replica: &mut Replica, memory: &mut Memory) -> anyhow::Result<()> {
+        self.settle(replica.window, memory).await?;
         self.renew_wish(replica.window).await?;
         let open: Signed<Open> =
             self.run.wait_for(&RunKey::Open(replica.window), &self.pace.shutdown).await?;
@@ -143,7 +179,7 @@ impl Miner {
             self.pace
                 .reporter
                 .tell(Event::Opened { window: replica.window, miners: roster.active_miners().count() });
-            self.take_part(replica, &open, state).await?
+            self.take_part(replica, &open, memory).await?
         } else {
             if roster.member(&self.identity.id()).is_some() {
                 // Evicted for absence: only a new wish brings us back.
@@ -152,7 +188,7 @@ impl Miner {
             None
         };
         let close = self.closed(replica, &open).await?;
-        self.settle(replica.window, state).await?;
+        self.settle(replica.window, memory).await?;
         let Some(trained) = trained else { return Ok(()) };
         let after = (self.run.bucket().counters().snapshot(), self.own.counters().snapshot());
         let wall_seconds = started.elapsed().as_secs_f64();
@@ -175,69 +211,91 @@ impl Miner {
         &self,
         replica: &Replica,
         open: &Signed<Open>,
-        state: &mut Option<PeerState>,
+        memory: &mut Memory,
     ) -> anyhow::Result<Option<Trained>> {
-        if let Some(sent) = state.as_ref().filter(|sent| sent.open == open.digest) {
+        let window = open.record.window;
+        let sent = memory.sent_for(open.digest).cloned();
+        if let Some(sent) = &sent {
             self.deliver_again(sent).await?;
-            return Ok(None);
+            if memory.window() == Some(window) {
+                return Ok(None);
+            }
+            let message =
+                format!("window {window} was delivered, but its state is not on the disk; training it again");
+            self.pace.reporter.tell(Event::Warning { message });
         }
-        let Some((trained, samples)) = self.train(replica, open).await? else {
-            let window = open.record.window;
+        let Some((trained, samples)) = self.train(replica, open, sent.is_some()).await? else {
             let message = format!("window {window} given up: training did not end well before its deadline");
             self.pace.reporter.tell(Event::Warning { message });
             return Ok(None);
         };
-        let sent = self.compress(open, &replica.theta, &trained, samples, state.take()).await?;
-        let sent = state.insert(sent);
-        self.deliver(sent).await?;
-        self.pace.reporter.tell(Event::Delivered {
-            window: open.record.window,
-            bytes: sent.update.len() as u64,
-            train_loss: trained.loss,
-        });
+        let mut made = self.compress(open, &replica.theta, &trained, samples, memory.state.take()).await?;
+        if let Some(sent) = &sent {
+            self.keep_to(sent, &open.record, &mut made)?;
+        }
+        self.saver.begin(memory.state.insert(made.state).clone(), made.optimizer).await;
+        if sent.is_some() {
+            return Ok(None);
+        }
+        memory.push(made.sent.clone());
+        self.deliver(&made.sent).await?;
+        let bytes = made.sent.update.len() as u64;
+        self.pace.reporter.tell(Event::Delivered { window, bytes, train_loss: trained.loss });
         Ok(Some(trained))
     }
 
+    /// Trains the window. Nothing comes back when its deadline passes first, unless it is trained `again`.
     async fn train(
         &self,
         replica: &Replica,
         open: &Signed<Open>,
+        again: bool,
     ) -> anyhow::Result<Option<(Trained, Digest)>> {
         let training = self.run.manifest().training.clone();
         let (window, deadline) = (open.record.window, open.record.deadline);
-        let batch_size = training.batch_size as usize;
         let ticket = Ticket {
             previous_seed: replica.previous_seed,
             seed: open.record.seed,
             draw: Draw::Assigned(self.identity.id()),
         };
-        let count = training.inner_steps as usize * batch_size;
-        let drawn = self.samples.draw(ticket, count).await?;
+        let (feed, samples) =
+            self.samples.feed(ticket, training.inner_steps as usize, training.batch_size as usize);
         // The shards of the next window follow from this window's seed.
         let _prefetch = self.samples.prefetch(open.record.seed, self.identity.id());
-        let batches = batches(&drawn.tokens, batch_size, self.samples.sequence_length())?;
         let theta = Arc::clone(&replica.theta);
-        let (clock, shutdown, reporter) =
-            (self.run.bucket().clock(), self.pace.shutdown.clone(), self.pace.reporter);
-        let trained = self.model.call(move |trainer| {
-            train_window(trainer, &theta, &training, window, &batches, |event| {
-                event.into_iter().for_each(|event| reporter.tell(event));
-                !shutdown.is_requested() && clock.now().is_none_or(|now| now <= deadline)
-            })
+        let (clock, shutdown, watch) =
+            (self.run.bucket().clock(), self.pace.shutdown.clone(), self.watch.clone());
+        let trained = self.model.call(move |trainer| -> anyhow::Result<_> {
+            Watch::begin(trainer);
+            let trained = train_window(trainer, &theta, &training, window, feed, |event| {
+                event.into_iter().for_each(|event| watch.step(event));
+                !shutdown.is_requested() && (again || clock.now().is_none_or(|now| now <= deadline))
+            })?;
+            Ok((trained, Watch::peak_bytes(trainer)))
         });
         let trained = trained.await?;
+        self.watch.rest();
         // Before any error: who stops us may have stopped our ranks with us.
         if self.pace.shutdown.is_requested() {
             return Err(crate::shutdown::Stopped.into());
         }
-        let trained = match trained {
-            Err(error @ brigade_trainer::Error::NotFinite { .. }) => {
-                self.pace.reporter.tell(Event::Warning { message: format!("window {window}: {error}") });
-                None
+        let (trained, peak_bytes) = trained.map_err(|error| self.say_what_is_kept(error))?;
+        trained.iter().for_each(|trained| self.watch.trained(window, trained, peak_bytes));
+        Ok(trained.map(|trained| (trained, samples)))
+    }
+
+    /// A step that failed ends the miner: what is on the disk is from before the window, and good.
+    fn say_what_is_kept(&self, error: anyhow::Error) -> anyhow::Error {
+        match error.downcast::<StepFailed>() {
+            Ok(failed) => {
+                let kept = self.saver.store().folder().display();
+                anyhow::anyhow!(
+                    "{failed}: {}; the state from before this window is kept in {kept}",
+                    failed.source
+                )
             }
-            trained => trained?,
-        };
-        Ok(trained.map(|trained| (trained, drawn.digest)))
+            Err(error) => error,
+        }
     }
 
     /// Waits for the close of the window and applies it.

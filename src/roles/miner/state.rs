@@ -1,132 +1,166 @@
-//! What a miner must not lose: error feedback, optimiser, and the update that it has sent or is about to send.
+//! What a miner must not lose: error feedback, the inner optimiser, and the updates that it has sent.
+//!
+//! Where it is in the data and in the schedule follows from the window: sequences are drawn from the window's seed and the
+//! peer's key, learning rates from the number of the step, and an inner step itself draws nothing at random.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::Context as _;
 use brigade_protocol::{Digest, ModelConfig, Parameters};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::versions::{Version, Versions};
 use crate::folder;
 
+const ERROR_FEEDBACK: &str = "error_feedback.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const UPDATE: &str = "update.bin";
+const RECEIPT: &str = "receipt.json";
+
 /// The miner's memory after it compressed the update of a window.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct PeerState {
-    /// The window whose update is in here.
-    pub(super) window: u64,
-    /// Digest of the open record that was answered.
-    pub(super) open: Digest,
-    /// e after the update was taken out of it.
-    pub(super) error_feedback: Parameters,
-    /// Moments of the inner optimiser.
-    pub(super) optimizer: Vec<u8>,
-    /// The update, as it goes into the bucket.
-    pub(super) update: Bytes,
-    /// The receipt, as it goes into the bucket.
-    pub(super) receipt: Bytes,
-    /// Whether e already reflects what became of the update.
+    pub(super) place: Place,
+    /// e after the update was taken out of it; after [settling](super::Miner::settle), with what became of it.
+    pub(super) error_feedback: Arc<Parameters>,
+    /// Whether e already reflects what became of the update. On disk it never does: who reads it settles it again.
     pub(super) settled: bool,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Summary {
-    run: Digest,
-    window: u64,
-    open: Digest,
-    settled: bool,
+/// Which window something belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Place {
+    pub(super) run: Digest,
+    pub(super) window: u64,
+    /// Digest of the open record that was answered.
+    pub(super) open: Digest,
+    /// Digest of the sequences that were trained.
+    pub(super) samples: Digest,
+    /// Inner steps of the run's schedule up to the end of the window.
+    pub(super) inner_step: u64,
 }
 
-/// The folder with the newest state of one run.
-#[derive(Debug)]
+/// An update and its receipt, as they go into the bucket.
+#[derive(Clone, Debug)]
+pub(super) struct Sent {
+    pub(super) place: Place,
+    pub(super) update: Bytes,
+    pub(super) receipt: Bytes,
+}
+
+/// What the miner carries from window to window, besides what is in the trainer.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// Nothing before the first window.
+    pub(super) state: Option<PeerState>,
+    /// The last two updates, oldest first.
+    pub(super) sent: Vec<Sent>,
+}
+
+impl Memory {
+    /// The update that answered an open record.
+    pub(super) fn sent_for(&self, open: Digest) -> Option<&Sent> {
+        self.sent.iter().find(|sent| sent.place.open == open)
+    }
+
+    /// The window of the newest state.
+    pub(super) fn window(&self) -> Option<u64> {
+        self.state.as_ref().map(|state| state.place.window)
+    }
+
+    /// The window whose update is out and whose state was not on the disk when the miner ended.
+    pub(super) fn lost(&self) -> Option<u64> {
+        let window = self.sent.last()?.place.window;
+        (Some(window) > self.window()).then_some(window)
+    }
+
+    /// The lost window, if training it again makes its state anew: no other was lost before it.
+    pub(super) fn to_train_again(&self) -> Option<u64> {
+        let is_known = |before: &Sent| Some(before.place.window) <= self.window();
+        self.lost().filter(|_| self.sent.iter().rev().nth(1).is_none_or(is_known))
+    }
+
+    /// Remembers an update that is about to be sent.
+    pub(super) fn push(&mut self, sent: Sent) {
+        self.sent.push(sent);
+        let surplus = self.sent.len().saturating_sub(2);
+        self.sent.drain(..surplus);
+    }
+}
+
+/// The folders of one run.
+#[derive(Clone, Debug)]
 pub(super) struct Store {
     folder: PathBuf,
     run: Digest,
+    /// Large, and written while the miner goes on.
+    states: Versions,
+    /// Small, and on the disk before a receipt is out.
+    sent: Versions,
 }
 
 impl Store {
+    /// # Errors
+    /// When the folders cannot be made.
     pub(super) fn open(state: &Path, run: Digest) -> anyhow::Result<Self> {
         let folder = state.join("peer").join(run.to_string());
-        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        Ok(Self { folder, run })
+        let versions = |name| Versions::open(folder.join(name));
+        Ok(Self { run, states: versions("state")?, sent: versions("sent")?, folder })
     }
 
-    /// The newest state, if there is one of this run.
-    ///
-    /// # Errors
-    /// When it is there and cannot be read. A state that is half written is never seen: its folder has another
-    /// name until it is whole.
-    pub(super) fn load(&self, model: &ModelConfig) -> anyhow::Result<Option<PeerState>> {
-        let Some(folder) = self.versions()?.into_values().next_back() else { return Ok(None) };
-        let read = |file: &str| {
-            let path = folder.join(file);
-            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
-        };
-        let summary: Summary = serde_json::from_slice(&read("state.json")?)?;
-        if summary.run != self.run {
-            return Ok(None);
-        }
-        Ok(Some(PeerState {
-            window: summary.window,
-            open: summary.open,
-            error_feedback: folder::from_bytes(&read("error_feedback.safetensors")?, model)?,
-            optimizer: read("optimizer.safetensors")?,
-            update: read("update.bin")?.into(),
-            receipt: read("receipt.json")?.into(),
-            settled: summary.settled,
-        }))
+    /// Where all of this is.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
-    /// Writes a new state beside the old one, makes it the newest by a rename, then removes what is older.
+    /// What was saved last, and the optimiser's state as `Trainer::save_optimizer` wrote it; of what is damaged, what was
+    /// saved before. `warn` is told of each file that cannot be used.
     ///
     /// # Errors
-    /// When the disk is full or not writable; the old state stays.
-    pub(super) fn save(&self, state: &PeerState) -> anyhow::Result<()> {
-        let older = self.versions()?;
-        let version = older.keys().next_back().map_or(0, |version| version + 1);
-        let (unfinished, finished) =
-            (self.folder.join("unfinished"), self.folder.join(format!("{version:010}")));
-        let _ = std::fs::remove_dir_all(&unfinished);
-        let write = || -> anyhow::Result<()> {
-            std::fs::create_dir(&unfinished)?;
-            let summary =
-                Summary { run: self.run, window: state.window, open: state.open, settled: state.settled };
-            for (file, bytes) in [
-                ("error_feedback.safetensors", &folder::to_bytes(&state.error_feedback)?[..]),
-                ("optimizer.safetensors", &state.optimizer),
-                ("update.bin", &state.update),
-                ("receipt.json", &state.receipt),
-                ("state.json", &serde_json::to_vec(&summary)?),
-            ] {
-                let mut file = std::fs::File::create(unfinished.join(file))?;
-                std::io::Write::write_all(&mut file, bytes)?;
-                file.sync_all()?;
-            }
-            std::fs::File::open(&unfinished)?.sync_all()?;
-            std::fs::rename(&unfinished, &finished)?;
-            std::fs::File::open(&self.folder)?.sync_all()?;
-            Ok(())
+    /// When the folders cannot be read.
+    pub(super) fn load(
+        &self,
+        model: &ModelConfig,
+        mut warn: impl FnMut(String),
+    ) -> anyhow::Result<(Memory, Option<Vec<u8>>)> {
+        let state = |place: Place, version: &Version| {
+            self.expect_own(&place)?;
+            let error_feedback = Arc::new(folder::from_bytes(&version.read(ERROR_FEEDBACK)?, model)?);
+            Ok((PeerState { place, error_feedback, settled: false }, version.read(OPTIMIZER)?))
         };
-        write().with_context(|| format!("cannot save the peer's state in {}", self.folder.display()))?;
-        for folder in older.into_values() {
-            let _ = std::fs::remove_dir_all(folder);
-        }
+        let sent = |place: Place, version: &Version| {
+            self.expect_own(&place)?;
+            let (update, receipt) = (version.read(UPDATE)?.into(), version.read(RECEIPT)?.into());
+            Ok(Sent { place, update, receipt })
+        };
+        let (state, optimizer) = self.states.newest(1, state, &mut warn)?.pop().unzip();
+        let mut sent = self.sent.newest(2, sent, &mut warn)?;
+        sent.reverse();
+        Ok((Memory { state, sent }, optimizer))
+    }
+
+    /// # Errors
+    /// When the disk is full or not writable; what was saved before stays.
+    pub(super) fn save_state(&self, state: &PeerState, optimizer: &[u8]) -> anyhow::Result<()> {
+        let error_feedback =
+            |out: &mut dyn std::io::Write| Ok(out.write_all(&folder::to_bytes(&state.error_feedback)?)?);
+        let optimizer = |out: &mut dyn std::io::Write| Ok(out.write_all(optimizer)?);
+        self.states.save(state.place, &[(ERROR_FEEDBACK, &error_feedback), (OPTIMIZER, &optimizer)])
+    }
+
+    /// # Errors
+    /// As [`Store::save_state`].
+    pub(super) fn save_sent(&self, sent: &Sent) -> anyhow::Result<()> {
+        let update = |out: &mut dyn std::io::Write| Ok(out.write_all(&sent.update)?);
+        let receipt = |out: &mut dyn std::io::Write| Ok(out.write_all(&sent.receipt)?);
+        self.sent.save(sent.place, &[(UPDATE, &update), (RECEIPT, &receipt)])
+    }
+
+    fn expect_own(&self, place: &Place) -> anyhow::Result<()> {
+        let folder = self.folder.display();
+        anyhow::ensure!(place.run == self.run, "{folder}: it holds a state of run {}", place.run.short());
         Ok(())
-    }
-
-    /// Finished states by number, oldest first.
-    fn versions(&self) -> anyhow::Result<BTreeMap<u64, PathBuf>> {
-        let entries = std::fs::read_dir(&self.folder)
-            .with_context(|| format!("cannot read {}", self.folder.display()))?;
-        let mut versions = BTreeMap::new();
-        for entry in entries {
-            let entry = entry?;
-            if let Some(version) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
-                versions.insert(version, entry.path());
-            }
-        }
-        Ok(versions)
     }
 }
 
@@ -142,42 +176,72 @@ mod tests {
         .unwrap()
     }
 
+    fn place(window: u64) -> Place {
+        let (run, open, samples) = (Digest([7; 32]), Digest([1; 32]), Digest([2; 32]));
+        Place { run, window, open, samples, inner_step: 2 * window }
+    }
+
     fn state(window: u64) -> PeerState {
-        PeerState {
-            window,
-            open: Digest([1; 32]),
-            error_feedback: Parameters::initialise(&model(), &[window as u8; 32]),
-            optimizer: vec![1, 2, 3],
-            update: Bytes::from_static(b"update"),
+        let error_feedback = Arc::new(Parameters::initialise(&model(), &[window as u8; 32]));
+        PeerState { place: place(window), error_feedback, settled: true }
+    }
+
+    fn sent(window: u64) -> Sent {
+        Sent {
+            place: place(window),
+            update: vec![window as u8].into(),
             receipt: Bytes::from_static(b"receipt"),
-            settled: false,
         }
     }
 
     #[test]
-    fn the_newest_whole_state_wins() {
+    fn the_newest_state_comes_back_unsettled_with_the_last_two_updates() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path(), Digest([7; 32])).unwrap();
-        assert!(store.load(&model()).unwrap().is_none());
-        for window in [3, 4] {
-            store.save(&state(window)).unwrap();
+        for window in 3..6 {
+            store.save_state(&state(window), &[1, 2, window as u8]).unwrap();
+            store.save_sent(&sent(window)).unwrap();
         }
-        // What a crash in the middle of a save leaves.
-        let peer = folder.path().join("peer").join(Digest([7; 32]).to_string());
-        std::fs::create_dir(peer.join("unfinished")).unwrap();
-        std::fs::write(peer.join("unfinished/state.json"), "{").unwrap();
-        let loaded = store.load(&model()).unwrap().unwrap();
-        assert_eq!(loaded.window, 4);
-        assert_eq!(loaded.error_feedback, state(4).error_feedback);
-        assert_eq!(&loaded.update[..], b"update");
-        store.save(&state(5)).unwrap();
-        assert_eq!(std::fs::read_dir(peer).unwrap().count(), 1);
+        let (memory, optimizer) = store.load(&model(), |warning| panic!("{warning}")).unwrap();
+        assert_eq!((memory.lost(), optimizer.unwrap()), (None, vec![1, 2, 5]));
+        let found = memory.state.unwrap();
+        assert_eq!((found.place, found.settled), (place(5), false));
+        assert_eq!(found.error_feedback, state(5).error_feedback);
+        let updates: Vec<_> = memory.sent.iter().map(|sent| (sent.place, sent.update[0])).collect();
+        assert_eq!(updates, [(place(4), 4), (place(5), 5)]);
+    }
+
+    #[test]
+    fn one_lost_window_can_be_trained_again_two_cannot() {
+        let memory = |state_of: Option<u64>, sent_in: &[u64]| Memory {
+            state: state_of.map(state),
+            sent: sent_in.iter().map(|window| sent(*window)).collect(),
+        };
+        for (memory, lost, again) in [
+            (memory(None, &[]), None, None),
+            (memory(None, &[0]), Some(0), Some(0)),
+            (memory(None, &[0, 1]), Some(1), None),
+            (memory(Some(3), &[2, 3]), None, None),
+            (memory(Some(3), &[3, 5]), Some(5), Some(5)),
+            (memory(Some(3), &[4, 5]), Some(5), None),
+            (memory(Some(3), &[]), None, None),
+        ] {
+            assert_eq!((memory.lost(), memory.to_train_again()), (lost, again), "{memory:?}");
+        }
     }
 
     #[test]
     fn the_state_of_another_run_is_not_ours() {
         let folder = tempfile::tempdir().unwrap();
-        Store::open(folder.path(), Digest([7; 32])).unwrap().save(&state(3)).unwrap();
-        assert!(Store::open(folder.path(), Digest([8; 32])).unwrap().load(&model()).unwrap().is_none());
+        let (own, other) = (Digest([7; 32]), Digest([8; 32]));
+        Store::open(folder.path(), own).unwrap().save_state(&state(3), &[1]).unwrap();
+        let store = Store::open(folder.path(), other).unwrap();
+        assert!(store.load(&model(), |warning| panic!("{warning}")).unwrap().0.state.is_none());
+        // Somebody moved it there.
+        std::fs::remove_dir_all(store.folder()).unwrap();
+        std::fs::rename(folder.path().join("peer").join(own.to_string()), store.folder()).unwrap();
+        let mut warnings = Vec::new();
+        assert!(store.load(&model(), |warning| warnings.push(warning)).unwrap().0.state.is_none());
+        assert!(warnings[0].contains(&own.short().to_string()), "{warnings:?}");
     }
 }

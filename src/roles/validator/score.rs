@@ -65,7 +65,7 @@ impl Validator {
             draw: Draw::Unassigned,
         };
         let drawn = self.samples.draw(ticket, count).await?;
-        let unassigned = Arc::new(batches(&drawn.tokens, MEASURE_BATCH, self.samples.sequence_length())?);
+        let unassigned = Arc::new(batches(&drawn, MEASURE_BATCH, self.samples.sequence_length())?);
         let (theta, on) = (Arc::clone(&replica.theta), Arc::clone(&unassigned));
         let base = self.model.call(move |trainer| {
             trainer.load_parameters(theta.tensors())?;

@@ -131,6 +131,11 @@ impl Llama {
         self.precision.activations
     }
 
+    /// Dtype in which matrices are multiplied.
+    pub(crate) fn product_kind(&self) -> Kind {
+        self.precision.products
+    }
+
     /// Cross-entropy of every target in nats, fp32 `[sequences, length]`; ids and targets are int64 of that shape.
     pub(crate) fn token_losses(&self, ids: &Tensor, targets: &Tensor) -> Result<Tensor> {
         let hidden = self.hidden(ids)?.f_flatten(0, 1)?;
