@@ -118,7 +118,7 @@ fn write(folder: &Path, shape: Shape) -> anyhow::Result<DatasetIndex> {
         ShardInfo { file, tokens: tokens as u64, bytes: bytes.len() as u64, sha256: Digest::of(&bytes) };
     Ok(DatasetIndex {
         version: DATASET_VERSION,
-        tokenizer: TokenizerInfo { file: TOKENIZER_FILE.into(), sha256: Digest::of(&[]) },
+        tokenizer: TokenizerInfo { file: TOKENIZER_FILE.into(), sha256: Digest::of([]) },
         vocab_size,
         token_bytes,
         end_of_document: 0,
