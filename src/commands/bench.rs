@@ -40,11 +40,14 @@ pub(super) struct Args {
 /// # Errors
 /// When the codec refuses what it made itself.
 pub(super) fn run(action: Action) -> anyhow::Result<()> {
-    let args = match action {
-        Action::Codec(args) => args,
+    match action {
+        Action::Codec(args) => bench_codec(&args),
         #[cfg(feature = "torch")]
-        Action::Train(args) => return super::bench_train::run(args),
-    };
+        Action::Train(args) => super::bench_train::run(args),
+    }
+}
+
+fn bench_codec(args: &Args) -> anyhow::Result<()> {
     let bits = CodeBits::from_number(args.bits).context("--bits is 1 to 4")?;
     let options =
         Options { parameters: args.params as usize, peers: args.peers.into(), top_k: args.top_k, bits };
