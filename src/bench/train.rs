@@ -170,6 +170,7 @@ fn setup(options: &Options, trainer: &Trainer) -> Setup {
         device: if trainer.device().is_cuda() { DeviceKind::Cuda } else { DeviceKind::Cpu },
         gpus: 1,
         precision: if is_wide { Precision::Float32 } else { Precision::BFloat16 },
+        is_widened: !is_wide && trainer.product_dtype() == "float32",
         sequence_length: options.sequence_length as u64,
         batch: options.batch as u64,
         micro_batch: micro_batch(options) as u64,

@@ -148,6 +148,7 @@ fn setup(args: &Args) -> anyhow::Result<Setup> {
         device: DeviceKind::Cuda,
         gpus: args.gpus,
         precision: Precision::BFloat16,
+        is_widened: false,
         sequence_length: args.sequence_length,
         batch,
         micro_batch: args.micro_batch.min(batch),

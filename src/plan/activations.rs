@@ -1,6 +1,6 @@
 //! What a block leaves behind in its forward pass, and needs in its backward pass.
 
-use super::{DeviceKind, Precision, Setup};
+use super::Setup;
 
 /// Widths that a block computes with, in elements a token.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +41,13 @@ impl Widths {
 /// and one sum a head.
 pub(super) fn kept(setup: &Setup) -> Vec<f64> {
     let (c, w) = (setup.element(), Widths::of(setup));
+    if setup.is_widened {
+        // The streams and what is between the products are in bf16; in fp32 there are the inputs of all projections, queries,
+        // keys, values and the result of attention.
+        let narrow = [c * w.hidden, c * w.hidden, c * w.intermediate, c * w.intermediate, c * w.intermediate];
+        let wide = [w.hidden, w.hidden, w.queries, w.intermediate, w.projected(), w.queries].map(|n| 4.0 * n);
+        return narrow.into_iter().chain(wide).chain([4.0 * w.heads, 4.0, 4.0]).collect();
+    }
     let attention = [c * w.projected(), c * w.rotated(), c * w.queries, 4.0 * w.heads];
     // gate, silu(gate), up, their product
     let feed_forward = [c * w.intermediate; 4];
@@ -48,8 +55,7 @@ pub(super) fn kept(setup: &Setup) -> Vec<f64> {
     for is_second in [false, true] {
         all.extend(norm(setup, w.hidden));
         // The second norm's input belongs to the residual stream between the halves.
-        let is_read_again = setup.device == DeviceKind::Cuda || setup.precision == Precision::Float32;
-        if is_second && is_read_again {
+        if is_second {
             all.push(c * w.hidden);
         }
     }
@@ -60,15 +66,8 @@ pub(super) fn kept(setup: &Setup) -> Vec<f64> {
 
 /// What an RMSNorm keeps beside its input, its result included, in bytes a token.
 pub(super) fn norm(setup: &Setup, hidden: f64) -> Vec<f64> {
-    let c = setup.element();
-    match (setup.device, setup.precision) {
-        // One kernel: the result, and a root a token.
-        (DeviceKind::Cuda, _) => vec![c * hidden, 4.0],
-        // The result before and after the product with the weight.
-        (DeviceKind::Cpu, Precision::Float32) => vec![c * hidden, c * hidden, 4.0],
-        // Also the input in fp32.
-        (DeviceKind::Cpu, Precision::BFloat16) => vec![4.0 * hidden, c * hidden, c * hidden, 4.0],
-    }
+    // One kernel: the result, and a root a token.
+    vec![setup.element() * hidden, 4.0]
 }
 
 /// Most bytes of the backward pass of a block beside what its graph keeps, gradients of its weights included.

@@ -123,7 +123,11 @@ pub fn memory(setup: &Setup) -> Memory {
     let owned = units.total() / shards;
     let moments = moments(setup, &units);
     let fullest = moments.into_iter().max_by(|a, b| a.total().total_cmp(&b.total())).unwrap_or_default();
-    let copies = if setup.precision == Precision::Float32 { 0.0 } else { 2.0 * owned };
+    let copies = match setup.precision {
+        Precision::Float32 => 0.0,
+        Precision::BFloat16 if setup.is_widened => 4.0 * owned,
+        Precision::BFloat16 => 2.0 * owned,
+    };
     let adam = if setup.offload { 0.0 } else { 8.0 * owned };
     let head = setup.model.head_dim() as f64;
     let tables = 2.0 * setup.sequence_length as f64 * head * setup.element() + 24.0 * setup.tokens();
@@ -209,7 +213,8 @@ fn moments(setup: &Setup, units: &Units) -> [Moment; 5] {
 
 /// Bytes of the loss: as `trainer/src/model/loss.rs` makes them.
 fn loss(setup: &Setup, tokens: f64, head: f64) -> f64 {
-    let (c, vocab) = (setup.element(), setup.model.vocab_size as f64);
+    let c = if setup.is_widened { 4.0 } else { setup.element() };
+    let vocab = setup.model.vocab_size as f64;
     let (elements, least) = match setup.device {
         DeviceKind::Cpu => (f64::from(1 << 20), 64.0),
         DeviceKind::Cuda => (f64::from(1 << 28), 256.0),

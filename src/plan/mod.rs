@@ -33,6 +33,8 @@ pub struct Setup {
     pub gpus: u64,
     /// Precision of activations and of weights in matrix products.
     pub precision: Precision,
+    /// Whether bf16 is widened to fp32 for matrix products, as on CPUs without AMX.
+    pub is_widened: bool,
     /// Tokens in a sequence.
     pub sequence_length: u64,
     /// Sequences of a step on one device.

@@ -8,6 +8,7 @@ fn setup(model: ModelConfig, gpus: u64) -> Setup {
         device: DeviceKind::Cuda,
         gpus,
         precision: Precision::BFloat16,
+        is_widened: false,
         sequence_length: 2048,
         batch: 192 / gpus,
         micro_batch: 1,

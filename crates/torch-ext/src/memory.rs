@@ -63,13 +63,19 @@ pub fn empty_cache() -> Result<()> {
 ///
 /// On the CPU libtorch takes every tensor from the C library, which by default gives large blocks back to the kernel at
 /// once: training then spends 4 to 6 % of its time on touching the same pages anew at every step. Blocks beyond 32 MiB are given
-/// back all the same. Does nothing with a C library other than glibc.
+/// back all the same. Does nothing with a C library other than glibc, or if `MALLOC_MMAP_THRESHOLD_` or
+/// `MALLOC_TRIM_THRESHOLD_` is set.
 pub fn keep_freed() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         use std::ffi::c_int;
         unsafe extern "C" {
             fn mallopt(parameter: c_int, value: c_int) -> c_int;
+        }
+        // Who has set it otherwise knows why.
+        let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        if ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"].into_iter().any(is_set) {
+            return;
         }
         const M_TRIM_THRESHOLD: c_int = -1;
         const M_MMAP_THRESHOLD: c_int = -3;
