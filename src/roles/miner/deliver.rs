@@ -41,16 +41,18 @@ impl Miner {
         };
         let binding = self.run.binding(&open.record, &self.identity.id());
         let (theta, layout, codec) = (Arc::clone(theta), Arc::clone(self.run.layout()), self.run.codec());
+        let window = open.record.window;
         let compressing = self.model.call(move |trainer| -> anyhow::Result<_> {
             let e = error_feedback.tensors_mut();
-            let update = trainer.compress(&layout, &binding, &codec, theta.tensors(), e)?;
+            let update = trainer
+                .compress(&layout, &binding, &codec, theta.tensors(), e)
+                .with_context(|| format!("window {window}, compressing on {}", trainer.device_name()))?;
             Ok((update, error_feedback, trainer.save_optimizer()?))
         });
         let (update, error_feedback, optimizer) = compressing.await??;
         let receipt = self.receipt(open, trained, samples, &update);
         let (envelope, _) = Envelope::sign(receipt, self.identity.signing())?;
-        let (window, steps) = (open.record.window, u64::from(self.run.manifest().training.inner_steps));
-        let inner_step = (window + 1) * steps;
+        let inner_step = (window + 1) * u64::from(self.run.manifest().training.inner_steps);
         let place = Place { run: self.run.id(), window, open: open.digest, samples, inner_step };
         Ok(Compressed {
             state: PeerState { place, error_feedback: Arc::new(error_feedback), settled: false },

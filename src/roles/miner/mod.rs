@@ -67,7 +67,11 @@ pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) 
     let model = shutdown.or(Model::start_training(run.manifest(), &settings.compute)).await??;
     reporter.tell(Event::Ready { peer: identity.id(), run: run.id() });
     // Now, and not in the first window: too little memory is to show before anybody counts on us.
-    model.call(brigade_trainer::Trainer::prepare_training).await??;
+    let prepared = model.call(|trainer| {
+        let prepared = trainer.prepare_training();
+        prepared.with_context(|| format!("cannot make room for the optimiser on {}", trainer.device_name()))
+    });
+    prepared.await??;
     let memory = restore(&saver, &run, &model, reporter).await?;
     let watch = Watch::start(&model, run.manifest(), run.id(), &settings.state, reporter).await?;
     let miner = Miner {

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context as _;
 use brigade_protocol::{Digest, Manifest};
@@ -28,6 +30,8 @@ pub(super) struct Watch {
     metrics: PathBuf,
     /// With `--json` none: scripts have no use for one.
     bar: Option<ProgressBar>,
+    /// The peak of the window before, in bytes, for the bar; on a CPU it is read from the system instead.
+    gpu_peak: Option<Arc<AtomicU64>>,
 }
 
 impl Watch {
@@ -45,15 +49,22 @@ impl Watch {
         let measured = model.call(|trainer| {
             let gpu = trainer.is_on_gpu().then(gpu_name).flatten();
             let peak = Peak::new(trainer.product_dtype(), gpu.as_deref(), || trainer.measure_matmul());
-            peak.map(|peak| (trainer.device_name(), peak))
+            peak.map(|peak| (trainer.device_name(), peak, trainer.is_on_gpu()))
         });
-        let (device, peak) = measured.await?.context("cannot measure the device")?;
+        let (device, peak, is_on_gpu) = measured.await?.context("cannot measure the device")?;
         let length = manifest.training.sequence_length as usize;
         let gauge =
             Gauge { flops_per_token: flops_per_token(&manifest.model, length), peak: peak.flops_per_second };
         reporter.tell(Event::Device { device, parameters: manifest.model.num_parameters(), peak });
         let bar = (reporter == Reporter::Log).then(|| terminal::bar(manifest.training.inner_steps.into()));
-        Ok(Self { reporter, gauge, run, metrics: state.join(METRICS), bar })
+        Ok(Self {
+            reporter,
+            gauge,
+            run,
+            metrics: state.join(METRICS),
+            bar,
+            gpu_peak: is_on_gpu.then(Arc::default),
+        })
     }
 
     /// Lets the memory's peaks start anew.
@@ -76,20 +87,22 @@ impl Watch {
             Event::Step { window, step, loss, grad_norm, tokens_per_second, data_wait_share, .. },
         ) = (&self.bar, &event)
         {
-            bar.set_position(u64::from(*step));
+            let peak = self.gpu_peak.as_ref().map(|peak| peak.load(Ordering::Relaxed));
             bar.set_message(format!(
                 "window {window} loss {loss:.3} gradient norm {grad_norm:.2}, {tokens_per_second:.0} tok/s, \
-                 {:.1} % MFU, {:.1} % data wait, {:.2} GiB",
+                 {:.1} % MFU, {:.1} % data wait, peak {:.2} GiB",
                 100.0 * self.gauge.mfu(*tokens_per_second),
                 100.0 * data_wait_share,
-                memory::resident().0 as f64 / f64::from(1 << 30),
+                peak.unwrap_or_else(|| memory::resident().1) as f64 / f64::from(1 << 30),
             ));
+            bar.set_position(u64::from(*step));
         }
         self.reporter.tell(event);
     }
 
     /// Tells and keeps what a window's inner steps came to.
     pub(super) fn trained(&self, window: u64, trained: &Trained, peak_bytes: u64) {
+        self.gpu_peak.iter().for_each(|peak| peak.store(peak_bytes, Ordering::Relaxed));
         let tokens_per_second = trained.tokens as f64 / trained.seconds;
         let metrics = Metrics {
             window,
@@ -113,8 +126,8 @@ impl Watch {
     /// Takes the bar away until the next step.
     pub(super) fn rest(&self) {
         self.bar.iter().for_each(|bar| {
-            bar.set_message("");
             bar.set_position(0);
+            bar.set_message("");
         });
     }
 
