@@ -45,7 +45,7 @@ impl ModelArgs {
     /// The model with its parameters. These are read first: what is not there needs no room.
     fn load(self, folder: &Folder) -> anyhow::Result<Trainer> {
         let Self { device, dtype, threads, .. } = self;
-        let compute = Compute { device: Some(device), dtype: Some(dtype), threads, micro_batch: None };
+        let compute = Compute { device: Some(device), dtype: Some(dtype), threads, ..Compute::default() };
         let config = device_config(folder.model(), &compute)?;
         let bar = bar("reading the model");
         let parameters = folder.parameters(&bar)?;

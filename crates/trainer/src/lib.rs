@@ -3,7 +3,7 @@
 //! - [`Trainer`]: one model on one device, its fp32 master weights and its optimiser state; in the block-by-block
 //!   form of `model/`, which is `transformers`' `LlamaForCausalLM` to the last rounding.
 //! - [`TokenBatch`]: token ids, checked before libtorch sees them.
-//! - [`AdamWConfig`], [`DeviceChoice`], [`ComputeDtype`], [`GenerateOptions`]: what a trainer is told.
+//! - [`OptimizerConfig`], [`Recompute`], [`DeviceChoice`], [`ComputeDtype`], [`GenerateOptions`]: what a trainer is told.
 //! - [`compress`](compress()): what training made of the parameters to an update file, on the device where they are.
 //!
 //! A [`Trainer`] may move between threads but is not shared by them. No call panics on bad input: exceptions of
@@ -16,6 +16,7 @@ mod error;
 mod generate;
 mod model;
 mod optimizer;
+mod recompute;
 mod trainer;
 
 pub use batch::TokenBatch;
@@ -23,5 +24,6 @@ pub use compress::compress;
 pub use device::{ComputeDtype, DeviceChoice};
 pub use error::{Error, Result};
 pub use generate::GenerateOptions;
-pub use optimizer::AdamWConfig;
+pub use optimizer::{AdamWConfig, MuonConfig, OptimizerConfig};
+pub use recompute::Recompute;
 pub use trainer::{StepStats, Trainer, TrainerConfig};

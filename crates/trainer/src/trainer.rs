@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    AdamWConfig, ComputeDtype, DeviceChoice, Error, GenerateOptions, Result, TokenBatch,
+    ComputeDtype, DeviceChoice, Error, GenerateOptions, OptimizerConfig, Recompute, Result, TokenBatch,
     batch::{check_ids, check_length, id_tensor},
     compress::compress,
     generate::Sampler,
     model::{Decoding, Gradients, Llama, to_vec},
-    optimizer::AdamW,
+    optimizer::Optimizer,
 };
 
 /// How to make a [`Trainer`].
@@ -31,15 +31,14 @@ pub struct TrainerConfig {
     pub threads: Option<usize>,
     /// The inner optimiser.
     #[serde(default)]
-    pub adamw: AdamWConfig,
+    pub optimizer: OptimizerConfig,
     /// Sequences that go through the model at once; a larger batch is cut up and its gradients are summed.
     /// The whole batch if absent. Bounds the memory of activations, and changes nothing but rounding.
     #[serde(default)]
     pub micro_batch: Option<usize>,
-    /// Keep only the inputs of blocks and run each block again in its backward pass: a third more arithmetic for
-    /// a fraction of the memory (arXiv 1604.06174). The result is the same.
+    /// Which blocks keep only their input and are run again in their backward pass.
     #[serde(default)]
-    pub recompute: bool,
+    pub recompute: Recompute,
 }
 
 impl TrainerConfig {
@@ -50,9 +49,9 @@ impl TrainerConfig {
             device: DeviceChoice::default(),
             compute_dtype: ComputeDtype::default(),
             threads: None,
-            adamw: AdamWConfig::default(),
+            optimizer: OptimizerConfig::default(),
             micro_batch: None,
-            recompute: false,
+            recompute: Recompute::default(),
         }
     }
 }
@@ -74,9 +73,9 @@ pub struct StepStats {
 #[derive(Debug)]
 pub struct Trainer {
     model: Llama,
-    adamw: AdamWConfig,
+    settings: OptimizerConfig,
     /// From the first step on: who only measures needs no room for moments, which take twice that of the weights.
-    optimizer: Option<AdamW>,
+    optimizer: Option<Optimizer>,
     micro_batch: Option<usize>,
 }
 
@@ -87,7 +86,15 @@ impl Trainer {
     /// [`Error::Model`] or [`Error::Setting`] if a number is out of range, [`Error::Device`] if the device is not
     /// there, [`Error::TooLarge`] or [`Error::Torch`] if no memory, or not the device's, can hold the model.
     pub fn new(config: TrainerConfig) -> Result<Self> {
-        let TrainerConfig { model, device, compute_dtype, threads, adamw, micro_batch, recompute } = config;
+        let TrainerConfig {
+            model,
+            device,
+            compute_dtype,
+            threads,
+            optimizer: settings,
+            micro_batch,
+            recompute,
+        } = config;
         if let Some(threads) = threads {
             let fits = i32::try_from(threads).ok().filter(|&threads| (1..=4096).contains(&threads));
             let must = "between 1 and 4096";
@@ -100,7 +107,7 @@ impl Trainer {
         if micro_batch == Some(0) {
             return Err(Error::Setting { field: "micro_batch", value: 0.0, must: "positive" });
         }
-        adamw.validate()?;
+        settings.validate()?;
         let device = device.resolve()?;
         if device == Device::Cpu {
             brigade_torch_ext::memory::keep_freed();
@@ -108,7 +115,7 @@ impl Trainer {
         let precision = compute_dtype.resolve(device);
         let model = Llama::zeros(model, precision, device, recompute)?;
         tracing::debug!(parameters = model.config.num_parameters(), ?device, ?precision, "made a trainer");
-        Ok(Self { model, adamw, optimizer: None, micro_batch })
+        Ok(Self { model, settings, optimizer: None, micro_batch })
     }
 
     /// The model's shape.
@@ -177,7 +184,7 @@ impl Trainer {
         Ok(brigade_codec::compress(layout, binding, config, &delta, e)?)
     }
 
-    /// One AdamW step with learning rate `lr` on the mean cross-entropy of `batch`.
+    /// One step of the optimiser with learning rate `lr` on the mean cross-entropy of `batch`.
     ///
     /// # Errors
     /// [`Error::Batch`] or [`Error::Token`] if the batch does not fit the model, [`Error::NotFinite`] if the loss or
@@ -264,14 +271,15 @@ impl Trainer {
 
     /// The optimiser's moments and step count as a safetensors file, bit for bit.
     ///
-    /// For a parameter `p` there are `exp_avg.p` and `exp_avg_sq.p`, fp32 in its shape; `step` is int64 `[1]`.
+    /// For a parameter `p` of AdamW there are `exp_avg.p` and `exp_avg_sq.p`, for one of Muon there is `momentum_buffer.p`,
+    /// fp32 in its shape; `step` is int64 `[1]`.
     ///
     /// # Errors
     /// [`Error::Torch`] or [`Error::OptimizerState`].
     pub fn save_optimizer(&self) -> Result<Vec<u8>> {
         match &self.optimizer {
             Some(optimizer) => optimizer.save(&self.model.units),
-            None => AdamW::new(self.adamw, &self.model.units)?.save(&self.model.units),
+            None => Optimizer::new(self.settings, &self.model.units)?.save(&self.model.units),
         }
     }
 
@@ -296,8 +304,8 @@ impl Trainer {
     }
 
     /// The optimiser as it is, or a new one; to be put back.
-    fn take_optimizer(&mut self) -> Result<AdamW> {
-        self.optimizer.take().map_or_else(|| AdamW::new(self.adamw, &self.model.units), Ok)
+    fn take_optimizer(&mut self) -> Result<Optimizer> {
+        self.optimizer.take().map_or_else(|| Optimizer::new(self.settings, &self.model.units), Ok)
     }
 
     /// The tokens that follow `prompt`, without it. Only as much of the end as the model's context holds is seen.

@@ -21,7 +21,7 @@ use tch::{Device, Kind, Tensor};
 pub(crate) use self::decode::Decoding;
 pub(crate) use self::unit::{Gradients, Units, to_vec};
 use self::{block::block, norm::rms_norm, rope::Rope};
-use crate::{Error, Result, device::Precision};
+use crate::{Error, Recompute, Result, device::Precision};
 
 /// The extents that a block needs, as libtorch counts them.
 #[derive(Clone, Copy, Debug)]
@@ -66,8 +66,7 @@ pub(crate) struct Llama {
     pub(crate) device: Device,
     precision: Precision,
     shape: Shape,
-    /// Run a block's forward pass again in its backward pass rather than keep its activations.
-    recompute: bool,
+    recompute: Recompute,
     /// The longest table made so far.
     rope: RefCell<Option<Rope>>,
 }
@@ -78,7 +77,7 @@ impl Llama {
         config: ModelConfig,
         precision: Precision,
         device: Device,
-        recompute: bool,
+        recompute: Recompute,
     ) -> Result<Self> {
         config.validate()?;
         check_size(&config)?;
@@ -222,7 +221,7 @@ struct BlockRun {
 impl BlockRun {
     /// Runs the block on `input`; returns the output cut off from the graph.
     fn forward(model: &Llama, layer: usize, mut input: Tensor, rope: &Rope) -> Result<(Self, Tensor)> {
-        if model.recompute {
+        if model.recompute.is_for(layer) {
             let _guard = tch::no_grad_guard();
             let weights = model.units.all[model.units.block(layer)].weights(false)?;
             let output = block(&weights, &input, rope, &model.shape, None)?;
@@ -309,7 +308,7 @@ pub(crate) mod tests {
             .collect();
         let ids = Tensor::randint(300, [2, 16], tch::kind::INT64_CPU);
         let of = |precision| {
-            let mut model = Llama::zeros(config.clone(), precision, Device::Cpu, false).unwrap();
+            let mut model = Llama::zeros(config.clone(), precision, Device::Cpu, Recompute::None).unwrap();
             model.units.load(&values).unwrap();
             let mut gradients = Gradients::none(&model.units);
             let loss = model.backward(&ids, &ids, 1.0, &mut gradients).unwrap().double_value(&[]);

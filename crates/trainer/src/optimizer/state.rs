@@ -5,7 +5,7 @@ use brigade_torch_ext::AdamW as FusedAdamW;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use tch::Tensor;
 
-use super::{AdamW, Group};
+use super::{Group, Optimizer, Span};
 use crate::{
     Error, Result,
     model::{Units, to_vec},
@@ -13,21 +13,21 @@ use crate::{
 
 const FIRST: &str = "exp_avg.";
 const SECOND: &str = "exp_avg_sq.";
+const MOMENTUM: &str = "momentum_buffer.";
 const STEP: &str = "step";
 
-impl AdamW {
+impl Optimizer {
     /// The moments and the number of steps as a safetensors file, bit for bit.
     ///
-    /// For a parameter `p` there are `exp_avg.p` and `exp_avg_sq.p`, fp32 in its shape; `step` is int64 `[1]`.
+    /// For a parameter `p` of AdamW there are `exp_avg.p` and `exp_avg_sq.p`, for one of Muon there is `momentum_buffer.p`,
+    /// fp32 in its shape; `step` is int64 `[1]`.
     pub(crate) fn save(&self, units: &Units) -> Result<Vec<u8>> {
         let step = self.groups[0].fused.steps().to_le_bytes();
         let mut tensors = Vec::new();
-        for Group { spans, fused } in &self.groups {
-            for (prefix, moments) in [(FIRST, fused.exp_avgs()), (SECOND, fused.exp_avg_sqs())] {
-                for (span, flat) in spans.iter().zip(moments) {
-                    let bytes: Vec<u8> = to_vec(flat)?.iter().flat_map(|value| value.to_le_bytes()).collect();
-                    tensors.push((prefix, &units.specs[span.tensors.clone()], bytes));
-                }
+        for (prefix, spans, moments) in self.moments() {
+            for (span, flat) in spans.iter().zip(moments) {
+                let bytes: Vec<u8> = to_vec(flat)?.iter().flat_map(|value| value.to_le_bytes()).collect();
+                tensors.push((prefix, &units.specs[span.tensors.clone()], bytes));
             }
         }
         let mut views = vec![(STEP.to_owned(), TensorView::new(Dtype::I64, vec![1], &step).map_err(state)?)];
@@ -43,30 +43,56 @@ impl AdamW {
         safetensors::serialize(views, None).map_err(state)
     }
 
+    /// All moments by the name that they have in the file, with the spans that they belong to.
+    fn moments(&self) -> Vec<(&'static str, &[Span], &[Tensor])> {
+        let mut all: Vec<(_, &[Span], &[Tensor])> = Vec::new();
+        for Group { spans, fused } in &self.groups {
+            all.push((FIRST, spans, fused.exp_avgs()));
+            all.push((SECOND, spans, fused.exp_avg_sqs()));
+        }
+        if let Some(muon) = &self.muon {
+            all.push((MOMENTUM, &muon.spans, &muon.momenta));
+        }
+        all
+    }
+
+    /// Refuses the state of the other optimiser, and of another model.
+    fn expect_own(&self, file: &SafeTensors<'_>) -> Result<()> {
+        let is_muon = file.iter().any(|(name, _)| name.starts_with(MOMENTUM));
+        match (is_muon, &self.muon) {
+            (true, None) => return Err(state("is of Muon, and this trainer's optimiser is AdamW")),
+            (false, Some(_)) => return Err(state("is of AdamW alone, and this trainer's optimiser is Muon")),
+            _ => {}
+        }
+        let tensors = |spans: &[Span]| spans.iter().map(|span| span.tensors.len()).sum::<usize>();
+        let expected = 1 + self.moments().iter().map(|(_, spans, _)| tensors(spans)).sum::<usize>();
+        match file.len() == expected {
+            true => Ok(()),
+            false => Err(state(format!("{} tensors, expected {expected}", file.len()))),
+        }
+    }
+
     /// Takes over what [`save`](Self::save) wrote.
     ///
     /// # Errors
-    /// [`Error::OptimizerState`] if a tensor is missing, too many, misshapen or not finite; then nothing has changed.
+    /// [`Error::OptimizerState`] if it is of the other optimiser, or a tensor is missing, too many, misshapen or not
+    /// finite; then nothing has changed.
     pub(crate) fn load(&mut self, units: &Units, bytes: &[u8]) -> Result<()> {
         let file = SafeTensors::deserialize(bytes).map_err(state)?;
-        let expected = 1 + 2 * units.specs.len();
-        if file.len() != expected {
-            return Err(state(format!("{} tensors, expected {expected}", file.len())));
-        }
+        self.expect_own(&file)?;
         let steps = read_steps(&file)?;
+        let device = units.all[Units::EMBEDDING].master.device();
+        let moments = |prefix, spans: &[Span]| -> Result<Vec<Tensor>> {
+            let specs = spans.iter().map(|span| &units.specs[span.tensors.clone()]);
+            specs.map(|specs| Ok(read_moment(&file, prefix, specs)?.f_to_device(device)?)).collect()
+        };
         let mut loaded = Vec::with_capacity(self.groups.len());
         for Group { spans, fused } in &self.groups {
-            let moments = |prefix| -> Result<Vec<Tensor>> {
-                let specs = spans.iter().map(|span| &units.specs[span.tensors.clone()]);
-                let device = units.all[Units::EMBEDDING].master.device();
-                specs.map(|specs| Ok(read_moment(&file, prefix, specs)?.f_to_device(device)?)).collect()
-            };
-            loaded.push(FusedAdamW::from_moments(
-                moments(FIRST)?,
-                moments(SECOND)?,
-                steps,
-                *fused.options(),
-            )?);
+            let (first, second) = (moments(FIRST, spans)?, moments(SECOND, spans)?);
+            loaded.push(FusedAdamW::from_moments(first, second, steps, *fused.options())?);
+        }
+        if let Some(muon) = &mut self.muon {
+            muon.momenta = moments(MOMENTUM, &muon.spans)?;
         }
         for (group, fused) in self.groups.iter_mut().zip(loaded) {
             group.fused = fused;
