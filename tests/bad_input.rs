@@ -41,6 +41,7 @@ fn wrong_settings_are_named() {
         ("http://127.0.0.1", "http://127.0.0.1:1#", &["endpoint"]),
         ("threads = 1", "device = \"cuda:7\"", &["cuda:7"]),
         ("threads = 1", "dtype = \"float8\"", &["compute.dtype", "bfloat16"]),
+        ("threads = 1", "recompute = 0", &["compute.recompute", "at least 1"]),
     ];
     for (from, to, expected) in cases {
         change(&world, "miner-0", from, to);

@@ -28,7 +28,8 @@ fn check(manifest: &Manifest) {
     check_windows(manifest);
     check_votes(manifest);
     let compression = &manifest.compression;
-    let code = |bits: u32| u8::try_from(bits).ok().and_then(CodeBits::from_number).expect("a code of 1 to 4 bits");
+    let code =
+        |bits: u32| u8::try_from(bits).ok().and_then(CodeBits::from_number).expect("a code of 1 to 4 bits");
     let bits = code(compression.bits);
     code(manifest.outer.delta_bits);
     let error_feedback_decay = compression.error_feedback_decay;
@@ -39,7 +40,14 @@ fn check(manifest: &Manifest) {
 fn check_training(training: &Training) {
     let (low, high) = (training.min_learning_rate, training.learning_rate);
     let (warm, end) = (training.warmup_steps, training.decay_steps);
-    for step in [0, 1, warm.saturating_sub(1), warm, warm / 2 + end / 2, end.saturating_sub(1), end, u64::MAX]
+    let stable = warm.saturating_add(training.stable_steps);
+    let (anneal, low_from) = training
+        .anneal
+        .map_or((end, end), |anneal| (anneal.start, anneal.start.saturating_add(anneal.steps)));
+    let ends = [warm, stable, end, anneal, low_from];
+    let around = ends.iter().flat_map(|end| [end.saturating_sub(1), *end, end.saturating_add(1)]);
+    for step in
+        around.chain([0, 1, warm / 2 + end / 2, stable / 2 + end / 2, anneal / 2 + low_from / 2, u64::MAX])
     {
         let rate = training.learning_rate_at(step);
         let floor = if step < warm { 0.0 } else { low };

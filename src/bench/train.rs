@@ -1,5 +1,6 @@
 //! `brigade bench train`: what this machine trains, in about a minute.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -155,9 +156,14 @@ pub async fn run(options: Options, bar: ProgressBar, shutdown: Shutdown) -> anyh
 /// What the trainer is told.
 fn trainer_config(options: &Options) -> anyhow::Result<TrainerConfig> {
     let recompute = match options.recompute {
-        Recompute::None => false,
-        Recompute::All => true,
-        Recompute::Every(_) => anyhow::bail!("--recompute is none or all: the trainer knows nothing between"),
+        Recompute::None => brigade_trainer::Recompute::None,
+        Recompute::All => brigade_trainer::Recompute::All,
+        Recompute::Every(n) => {
+            let n = usize::try_from(n).ok().and_then(NonZeroUsize::new);
+            brigade_trainer::Recompute::Every(
+                n.context("--recompute is none, all, or a number of at least 1")?,
+            )
+        }
     };
     Ok(TrainerConfig { recompute, ..device_config(&options.model, &options.compute)? })
 }

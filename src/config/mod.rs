@@ -4,7 +4,7 @@ mod participant;
 mod run;
 mod secret;
 
-pub use participant::{BucketSection, Compute, KeyPair, Participant};
+pub use participant::{BucketSection, Compute, KeyPair, Participant, Recompute};
 pub use run::{ModelSection, RunSettings, ValidatorEntry};
 pub use secret::SecretRef;
 

@@ -100,6 +100,18 @@ pub struct Compute {
     pub ranks: Option<usize>,
     /// Sequences that go through the model at once; the whole batch, or a rank's share of it, when absent.
     pub micro_batch: Option<usize>,
+    /// Which blocks keep only their input and are run again in their backward pass; none when absent.
+    pub recompute: Option<Recompute>,
+}
+
+/// Which blocks are run again: `"none"`, `"all"`, or a number n for every n-th.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged, expecting = "recompute must be \"none\", \"all\", or a number of at least 1")]
+pub enum Recompute {
+    /// Every n-th.
+    Every(usize),
+    /// None or all, by that word.
+    Word(String),
 }
 
 impl Participant {

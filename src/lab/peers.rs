@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use brigade_protocol::{ModelConfig, Parameters, Training};
-use brigade_trainer::{AdamWConfig, TokenBatch, Trainer, TrainerConfig};
+use brigade_trainer::{TokenBatch, Trainer, TrainerConfig};
 
 use super::text::Text;
 use crate::roles::miner::train::train_window;
+use crate::roles::model::optimizer_config;
 use crate::roles::samples::batches;
 
 /// Sequences that go through the model at once when nothing is trained.
@@ -31,13 +32,8 @@ impl<'a> Peers<'a> {
         count: usize,
         seed: u64,
     ) -> anyhow::Result<Self> {
-        let adamw = AdamWConfig {
-            betas: (training.betas[0], training.betas[1]),
-            eps: training.eps,
-            weight_decay: training.weight_decay,
-            max_grad_norm: Some(training.max_grad_norm),
-        };
-        let config = TrainerConfig { threads: Some(1), adamw, ..TrainerConfig::new(model.clone()) };
+        let optimizer = optimizer_config(training);
+        let config = TrainerConfig { threads: Some(1), optimizer, ..TrainerConfig::new(model.clone()) };
         let trainers = (0..count).map(|_| Trainer::new(config.clone())).collect::<Result<_, _>>()?;
         let heldout = batches(text.heldout(), MEASURE_BATCH, training.sequence_length as usize)?;
         Ok(Self { text, training: training.clone(), trainers, heldout, seed })

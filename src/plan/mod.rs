@@ -93,7 +93,7 @@ pub enum Precision {
 pub enum Recompute {
     /// No block.
     None,
-    /// Every n-th block, from the n-th on; 0 is none.
+    /// Every n-th block, from the first on; 0 is none.
     Every(u64),
     /// Every block.
     All,
@@ -104,7 +104,7 @@ impl Recompute {
     pub fn blocks(self, layers: u64) -> u64 {
         match self {
             Self::None | Self::Every(0) => 0,
-            Self::Every(n) => layers / n,
+            Self::Every(n) => layers.div_ceil(n),
             Self::All => layers,
         }
     }

@@ -1,15 +1,18 @@
 //! The model on a thread of its own: libtorch never runs on the asynchronous runtime.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use anyhow::Context as _;
-use brigade_protocol::{Manifest, ModelConfig};
-use brigade_trainer::{AdamWConfig, ComputeDtype, DeviceChoice, Trainer, TrainerConfig};
+use brigade_protocol::{Manifest, ModelConfig, Optimizer, Training};
+use brigade_trainer::{
+    AdamWConfig, ComputeDtype, DeviceChoice, MuonConfig, OptimizerConfig, Trainer, TrainerConfig,
+};
 use tokio::sync::oneshot;
 
-use crate::config::{Compute, ConfigError};
+use crate::config::{Compute, ConfigError, Recompute};
 
 type Job = Box<dyn FnOnce(&mut Trainer) + Send>;
 
@@ -108,22 +111,26 @@ fn ranks_invalid(compute: &Compute, must: &str) -> ConfigError {
 
 /// What the manifest and the machine's owner say, as the trainer wants to be told.
 pub(crate) fn trainer_config(manifest: &Manifest, compute: &Compute) -> Result<TrainerConfig, ConfigError> {
-    let training = &manifest.training;
+    let optimizer = optimizer_config(&manifest.training);
+    Ok(TrainerConfig { optimizer, ..device_config(&manifest.model, compute)? })
+}
+
+/// The inner optimiser of a run.
+pub(crate) fn optimizer_config(training: &Training) -> OptimizerConfig {
     let adamw = AdamWConfig {
         betas: (training.betas[0], training.betas[1]),
         eps: training.eps,
         weight_decay: training.weight_decay,
         max_grad_norm: Some(training.max_grad_norm),
     };
-    Ok(TrainerConfig { adamw, ..device_config(&manifest.model, compute)? })
+    match training.optimizer {
+        Optimizer::AdamW => OptimizerConfig::AdamW(adamw),
+        Optimizer::Muon => OptimizerConfig::Muon(MuonConfig { adamw, ..MuonConfig::default() }),
+    }
 }
 
 /// The same for a model that belongs to no run.
 pub(crate) fn device_config(model: &ModelConfig, compute: &Compute) -> Result<TrainerConfig, ConfigError> {
-    let invalid = |field: &str, value: &str, must: &str| ConfigError::Invalid {
-        field: format!("compute.{field}"),
-        reason: format!("`{value}` must be {must}"),
-    };
     let device = match compute.device.as_deref() {
         None | Some("auto") => DeviceChoice::Auto,
         Some("cpu") => DeviceChoice::Cpu,
@@ -143,6 +150,67 @@ pub(crate) fn device_config(model: &ModelConfig, compute: &Compute) -> Result<Tr
         compute_dtype,
         threads: compute.threads,
         micro_batch: compute.micro_batch,
+        recompute: recompute(compute)?,
         ..TrainerConfig::new(model.clone())
     })
+}
+
+fn recompute(compute: &Compute) -> Result<brigade_trainer::Recompute, ConfigError> {
+    let refuse = |value: &str| invalid("recompute", value, "\"none\", \"all\", or a number of at least 1");
+    match &compute.recompute {
+        None => Ok(brigade_trainer::Recompute::None),
+        Some(Recompute::Every(n)) => {
+            NonZeroUsize::new(*n).map(brigade_trainer::Recompute::Every).ok_or_else(|| refuse("0"))
+        }
+        Some(Recompute::Word(word)) => match word.as_str() {
+            "none" => Ok(brigade_trainer::Recompute::None),
+            "all" => Ok(brigade_trainer::Recompute::All),
+            _ => Err(refuse(word)),
+        },
+    }
+}
+
+fn invalid(field: &str, value: &str, must: &str) -> ConfigError {
+    let reason = format!("`{value}` must be {must}");
+    ConfigError::Invalid { field: format!("compute.{field}"), reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_owner_of_the_machine_wrote_reaches_the_trainer() {
+        let model = ModelConfig::preset("demo").unwrap();
+        let of =
+            |text: &str| device_config(&model, &toml::from_str(text).unwrap()).map(|found| found.recompute);
+        let every = |n| brigade_trainer::Recompute::Every(NonZeroUsize::new(n).unwrap());
+        assert_eq!(of("").unwrap(), brigade_trainer::Recompute::None);
+        assert_eq!(of("recompute = \"none\"").unwrap(), brigade_trainer::Recompute::None);
+        assert_eq!(of("recompute = \"all\"").unwrap(), brigade_trainer::Recompute::All);
+        assert_eq!(of("recompute = 3").unwrap(), every(3));
+        for text in ["recompute = 0", "recompute = \"some\""] {
+            let error = of(text).unwrap_err().to_string();
+            assert!(error.contains("compute.recompute") && error.contains("at least 1"), "{error}");
+        }
+        let error = toml::from_str::<Compute>("recompute = -1").unwrap_err().to_string();
+        assert!(error.contains("recompute must be"), "{error}");
+    }
+
+    #[test]
+    fn the_optimiser_is_that_of_the_manifest() {
+        let training = |text: &str| toml::from_str::<Training>(text).unwrap();
+        let found = optimizer_config(&training("optimizer = \"muon\"\nweight_decay = 0.25"));
+        let OptimizerConfig::Muon(muon) = found else { panic!("{found:?}") };
+        assert_eq!((muon.momentum, muon.adamw.weight_decay), (0.95, 0.25));
+        assert!(matches!(optimizer_config(&training("")), OptimizerConfig::AdamW(_)));
+        let error = toml::from_str::<Training>("optimizer = \"lion\"").unwrap_err().to_string();
+        assert!(error.contains("lion") && error.contains("muon"), "{error}");
+        let wsd = training(
+            "schedule = \"wsd\"\nstable_steps = 2300\nwarmup_steps = 100\ndecay_steps = 3000\n\
+             decay_type = \"1-sqrt\"\nanneal = { start = 2900, steps = 50 }",
+        );
+        assert_eq!(wsd.learning_rate_at(2400), wsd.learning_rate);
+        assert_eq!(wsd.learning_rate_at(2950), wsd.min_learning_rate);
+    }
 }

@@ -28,6 +28,7 @@ mod model;
 mod parameters;
 mod records;
 mod roster;
+mod schedule;
 mod time;
 
 pub use address::{BucketAddress, Dialect};
@@ -40,7 +41,7 @@ pub use envelope::{Envelope, Record, Signed};
 pub use error::Error;
 pub use identity::{PeerId, SigningKey};
 pub use manifest::{
-    Compression, FORMAT_VERSION, Manifest, Official, Outer, Scoring, Training, Validator, Windows,
+    Compression, FORMAT_VERSION, Manifest, Official, Optimizer, Outer, Scoring, Training, Validator, Windows,
 };
 pub use model::{ModelConfig, RopeScaling, TensorSpec};
 pub use parameters::{Parameters, leaf_digests, state_root};
@@ -49,4 +50,5 @@ pub use records::{
     PeerScore, Pinned, Reason, Receipt, Role, Roster, Scores, Share, Verdict,
 };
 pub use roster::Applicant;
+pub use schedule::{Anneal, DecayType, Schedule};
 pub use time::Timestamp;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest, Error, ModelConfig, PeerId, Record, Signed, Timestamp};
+use crate::{Anneal, DecayType, Digest, Error, ModelConfig, PeerId, Record, Schedule, Signed, Timestamp};
 
 /// The version of records and formats that this crate writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -69,7 +69,7 @@ pub struct Validator {
     pub stake: u64,
 }
 
-/// How a peer trains: `H` steps of AdamW (arXiv 1711.05101) from the window's θ.
+/// How a peer trains: `H` steps of the inner optimiser from the window's θ.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Training {
@@ -83,12 +83,27 @@ pub struct Training {
     pub shards_per_window: u32,
     /// Peak learning rate of the inner optimiser.
     pub learning_rate: f64,
-    /// Learning rate at the end of the cosine.
+    /// Learning rate at the end of the decay.
     pub min_learning_rate: f64,
     /// Inner steps of linear warm-up, from the run's start.
     pub warmup_steps: u64,
-    /// Inner steps until the cosine reaches its end; 0 holds the peak.
+    /// What comes after the warm-up.
+    #[serde(skip_serializing_if = "is_default")]
+    pub schedule: Schedule,
+    /// Inner steps that `wsd` holds the peak, from the end of the warm-up.
+    #[serde(skip_serializing_if = "is_default")]
+    pub stable_steps: u64,
+    /// Inner steps, from the run's start, until the decay reaches its end; 0 holds the peak of the cosine.
     pub decay_steps: u64,
+    /// The shape of the decay of `wsd`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub decay_type: DecayType,
+    /// The end of the run; none if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anneal: Option<Anneal>,
+    /// Who makes a step of a gradient.
+    #[serde(skip_serializing_if = "is_default")]
+    pub optimizer: Optimizer,
     /// AdamW's β₁ and β₂.
     pub betas: [f64; 2],
     /// AdamW's ε.
@@ -97,6 +112,17 @@ pub struct Training {
     pub weight_decay: f64,
     /// Global gradient norm that a step is clipped to.
     pub max_grad_norm: f64,
+}
+
+/// The inner optimiser.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimizer {
+    /// AdamW (arXiv 1711.05101).
+    #[default]
+    AdamW,
+    /// Muon for the matrices of blocks, scaled to AdamW's learning rate and decay (arXiv 2502.16982); AdamW for the rest.
+    Muon,
 }
 
 impl Default for Training {
@@ -110,7 +136,12 @@ impl Default for Training {
             learning_rate: 1.2e-4,
             min_learning_rate: 1.2e-5,
             warmup_steps: 1500,
+            schedule: Schedule::Cosine,
+            stable_steps: 0,
             decay_steps: 0,
+            decay_type: DecayType::Linear,
+            anneal: None,
+            optimizer: Optimizer::AdamW,
             betas: [0.9, 0.95],
             eps: 1e-8,
             weight_decay: 0.1,
@@ -123,20 +154,6 @@ impl Training {
     /// Tokens that one peer trains in a window.
     pub fn tokens_per_window(&self) -> u64 {
         u64::from(self.inner_steps) * u64::from(self.batch_size) * u64::from(self.sequence_length)
-    }
-
-    /// The inner learning rate at inner step `step` of the run (window · H + h): linear warm-up, then cosine.
-    pub fn learning_rate_at(&self, step: u64) -> f64 {
-        if step < self.warmup_steps {
-            return self.learning_rate * (step + 1) as f64 / self.warmup_steps as f64;
-        }
-        if self.decay_steps <= self.warmup_steps {
-            return self.learning_rate;
-        }
-        let span = (self.decay_steps - self.warmup_steps) as f64;
-        let progress = ((step - self.warmup_steps) as f64 / span).min(1.0);
-        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * progress).cos());
-        self.min_learning_rate + (self.learning_rate - self.min_learning_rate) * cosine
     }
 }
 
@@ -263,6 +280,10 @@ fn one() -> u64 {
     1
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 impl Manifest {
     /// Checks every bound that later arithmetic relies on.
     ///
@@ -303,6 +324,7 @@ impl Manifest {
             let reason = format!("is longer than model.max_position_embeddings = {longest}");
             return Err(Error::manifest("training.sequence_length", reason));
         }
+        self.training.validate_schedule()?;
         self.validate_rates()
     }
 
@@ -350,23 +372,6 @@ impl Signed<Manifest> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn learning_rate_warms_up_then_falls_to_its_floor() {
-        let t = Training {
-            learning_rate: 1.0,
-            min_learning_rate: 0.1,
-            warmup_steps: 10,
-            decay_steps: 110,
-            ..Training::default()
-        };
-        assert_eq!(t.learning_rate_at(0), 0.1);
-        assert_eq!(t.learning_rate_at(9), 1.0);
-        assert_eq!(t.learning_rate_at(10), 1.0);
-        assert!((t.learning_rate_at(60) - 0.55).abs() < 1e-12);
-        assert!((t.learning_rate_at(110) - 0.1).abs() < 1e-12);
-        assert!((t.learning_rate_at(9999) - 0.1).abs() < 1e-12);
-    }
 
     #[test]
     fn defaults_are_the_papers() {

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    AdamWConfig, ComputeDtype, DeviceChoice, Error, GenerateOptions, Result, TokenBatch,
+    ComputeDtype, DeviceChoice, Error, GenerateOptions, OptimizerConfig, Recompute, Result, TokenBatch,
     batch::{check_ids, check_length, id_tensor},
     compress::{check, compress},
     generate::Sampler,
     model::{Decoding, Gradients, Llama, to_vec},
-    optimizer::{self, AdamW},
+    optimizer::Optimizer,
     ranks::{Command, CompressJob, Group, Host, Workers},
 };
 
@@ -34,15 +34,14 @@ pub struct TrainerConfig {
     pub threads: Option<usize>,
     /// The inner optimiser.
     #[serde(default)]
-    pub adamw: AdamWConfig,
+    pub optimizer: OptimizerConfig,
     /// Sequences that go through the model at once; a larger batch is cut up and its gradients are summed.
     /// The whole batch if absent. Bounds the memory of activations, and changes nothing but rounding.
     #[serde(default)]
     pub micro_batch: Option<usize>,
-    /// Keep only the inputs of blocks and run each block again in its backward pass: a third more arithmetic for
-    /// a fraction of the memory (arXiv 1604.06174). The result is the same.
+    /// Which blocks keep only their input and are run again in their backward pass.
     #[serde(default)]
-    pub recompute: bool,
+    pub recompute: Recompute,
 }
 
 impl TrainerConfig {
@@ -65,9 +64,9 @@ impl TrainerConfig {
             device: DeviceChoice::default(),
             compute_dtype: ComputeDtype::default(),
             threads: None,
-            adamw: AdamWConfig::default(),
+            optimizer: OptimizerConfig::default(),
             micro_batch: None,
-            recompute: false,
+            recompute: Recompute::default(),
         }
     }
 }
@@ -89,9 +88,9 @@ pub struct StepStats {
 #[derive(Debug)]
 pub struct Trainer {
     pub(crate) model: Llama,
-    adamw: AdamWConfig,
+    settings: OptimizerConfig,
     /// From the first step on: who only measures needs no room for moments, which take twice that of the weights.
-    pub(crate) optimizer: Option<AdamW>,
+    pub(crate) optimizer: Option<Optimizer>,
     micro_batch: Option<usize>,
     /// The other ranks' processes, if this one has started them.
     workers: Option<Workers>,
@@ -141,7 +140,15 @@ impl Trainer {
 
     /// This rank's share of a trainer.
     pub(crate) fn with_group(config: TrainerConfig, group: Arc<Group>) -> Result<Self> {
-        let TrainerConfig { model, device, compute_dtype, threads, adamw, micro_batch, recompute } = config;
+        let TrainerConfig {
+            model,
+            device,
+            compute_dtype,
+            threads,
+            optimizer: settings,
+            micro_batch,
+            recompute,
+        } = config;
         if let Some(threads) = threads {
             let fits = i32::try_from(threads).ok().filter(|&threads| (1..=4096).contains(&threads));
             let must = "between 1 and 4096";
@@ -154,7 +161,7 @@ impl Trainer {
         if micro_batch == Some(0) {
             return Err(Error::Setting { field: "micro_batch", value: 0.0, must: "positive" });
         }
-        adamw.validate()?;
+        settings.validate()?;
         let device = device.resolve()?;
         if device == Device::Cpu {
             brigade_torch_ext::memory::keep_freed();
@@ -164,7 +171,7 @@ impl Trainer {
         // Not before all ranks have got so far.
         group.sum(&[])?;
         tracing::debug!(parameters = model.config.num_parameters(), ?device, ?precision, "made a trainer");
-        Ok(Self { model, adamw, optimizer: None, micro_batch, workers: None })
+        Ok(Self { model, settings, optimizer: None, micro_batch, workers: None })
     }
 
     /// The model's shape.
@@ -256,7 +263,7 @@ impl Trainer {
         Ok(brigade_codec::compress(layout, binding, config, &delta, e)?)
     }
 
-    /// One AdamW step with learning rate `lr` on the mean cross-entropy of `batch`.
+    /// One step of the optimiser with learning rate `lr` on the mean cross-entropy of `batch`.
     ///
     /// # Errors
     /// [`Error::Batch`] or [`Error::Token`] if the batch does not fit the model, [`Error::NotFinite`] if the loss or
@@ -366,7 +373,8 @@ impl Trainer {
 
     /// The optimiser's moments and step count as a safetensors file, bit for bit.
     ///
-    /// For a parameter `p` there are `exp_avg.p` and `exp_avg_sq.p`, fp32 in its shape; `step` is int64 `[1]`.
+    /// For a parameter `p` of AdamW there are `exp_avg.p` and `exp_avg_sq.p`, for one of Muon there is `momentum_buffer.p`,
+    /// fp32 in its shape; `step` is int64 `[1]`.
     ///
     /// # Errors
     /// [`Error::Torch`] or [`Error::OptimizerState`].
@@ -381,7 +389,10 @@ impl Trainer {
     /// # Errors
     /// [`Error::OptimizerState`] if the bytes are not the state of this model; then nothing has changed.
     pub fn load_optimizer(&mut self, bytes: &[u8]) -> Result<()> {
-        optimizer::check(&self.model.units, bytes)?;
+        let optimizer = self.take_optimizer()?;
+        let checked = optimizer.check(&self.model.units, bytes);
+        self.optimizer = Some(optimizer);
+        checked?;
         self.lead(|| Command::LoadOptimizer)?;
         let loaded = self.load_optimizer_shares(Some(bytes));
         self.conclude(loaded)
@@ -398,8 +409,8 @@ impl Trainer {
     }
 
     /// The optimiser as it is, or a new one; to be put back.
-    pub(crate) fn take_optimizer(&mut self) -> Result<AdamW> {
-        self.optimizer.take().map_or_else(|| AdamW::new(self.adamw, &self.model.units), Ok)
+    pub(crate) fn take_optimizer(&mut self) -> Result<Optimizer> {
+        self.optimizer.take().map_or_else(|| Optimizer::new(self.settings, &self.model.units), Ok)
     }
 
     /// The tokens that follow `prompt`, without it. Only as much of the end as the model's context holds is seen.

@@ -4,7 +4,9 @@
 use std::{fs, path::PathBuf};
 
 use brigade_protocol::ModelConfig;
-use brigade_trainer::{AdamWConfig, ComputeDtype, DeviceChoice, TokenBatch, Trainer, TrainerConfig};
+use brigade_trainer::{
+    AdamWConfig, ComputeDtype, DeviceChoice, OptimizerConfig, Recompute, TokenBatch, Trainer, TrainerConfig,
+};
 use safetensors::SafeTensors;
 
 const CASES: [&str; 7] = [
@@ -45,7 +47,11 @@ impl Golden {
             device: DeviceChoice::Cpu,
             compute_dtype: ComputeDtype::Float32,
             threads: Some(1),
-            adamw: AdamWConfig { weight_decay: 0.1, max_grad_norm: Some(1.0), ..AdamWConfig::default() },
+            optimizer: OptimizerConfig::AdamW(AdamWConfig {
+                weight_decay: 0.1,
+                max_grad_norm: Some(1.0),
+                ..AdamWConfig::default()
+            }),
             ..TrainerConfig::new(self.model_config())
         };
         change(&mut config);
@@ -129,7 +135,7 @@ fn losses_are_those_of_transformers() {
 #[test]
 fn gradients_are_those_of_transformers() {
     for golden in Golden::all() {
-        for recompute in [false, true] {
+        for recompute in [Recompute::None, Recompute::All] {
             let trainer = golden.trainer(|config| config.recompute = recompute);
             let (_, gradients) = trainer.gradients(&golden.batch()).unwrap();
             for (spec, gradient) in trainer.model_config().tensors().iter().zip(&gradients) {

@@ -1,65 +1,16 @@
 //! The trainer as its callers see it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod common;
+
+use std::num::NonZeroUsize;
+
 use brigade_protocol::ModelConfig;
 use brigade_trainer::{
-    AdamWConfig, ComputeDtype, DeviceChoice, Error, GenerateOptions, TokenBatch, Trainer, TrainerConfig,
+    AdamWConfig, ComputeDtype, Error, GenerateOptions, OptimizerConfig, Recompute, TokenBatch, Trainer,
+    TrainerConfig,
 };
-use rand::Rng;
-use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
-
-fn tiny(tie_word_embeddings: bool) -> ModelConfig {
-    ModelConfig {
-        vocab_size: 23,
-        hidden_size: 24,
-        intermediate_size: 37,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: Some(8),
-        max_position_embeddings: 16,
-        rope_theta: 10_000.0,
-        rms_norm_eps: 1e-5,
-        tie_word_embeddings,
-        initializer_range: 0.02,
-        rope_scaling: None,
-        attention_bias: false,
-        mlp_bias: false,
-    }
-}
-
-fn config(model: ModelConfig) -> TrainerConfig {
-    TrainerConfig {
-        device: DeviceChoice::Cpu,
-        compute_dtype: ComputeDtype::Float32,
-        threads: Some(1),
-        ..TrainerConfig::new(model)
-    }
-}
-
-/// Uniform weights of standard deviation 0.1; norms around one.
-fn weights(model: &ModelConfig, seed: u64) -> Vec<Vec<f32>> {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut draw = |mean: f32| mean + (rng.random::<f32>() - 0.5) * 0.35;
-    let tensor = |spec: &brigade_protocol::TensorSpec| {
-        let mean = if spec.shape.len() == 1 { 1.0 } else { 0.0 };
-        (0..spec.numel()).map(|_| draw(mean)).collect()
-    };
-    model.tensors().iter().map(tensor).collect()
-}
-
-fn trainer(config: TrainerConfig) -> Trainer {
-    let values = weights(&config.model, 1);
-    let mut trainer = Trainer::new(config).unwrap();
-    trainer.load_parameters(&values).unwrap();
-    trainer
-}
-
-fn batch(model: &ModelConfig, sequences: usize, length: usize, seed: u64) -> TokenBatch {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let ids = (0..sequences * (length + 1)).map(|_| rng.random_range(0..model.vocab_size as u32)).collect();
-    TokenBatch::new(ids, sequences, length).unwrap()
-}
+use common::{batch, config, tiny, trainer, weights};
 
 fn mean(values: &[f32]) -> f64 {
     values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64
@@ -115,19 +66,34 @@ fn gradients_are_the_slope_of_the_loss() {
 }
 
 #[test]
-fn micro_batches_and_recomputation_change_only_rounding() {
+fn micro_batches_change_only_rounding() {
     let model = tiny(false);
     let batch = batch(&model, 5, 7, 4);
     let (loss, whole) = trainer(config(model.clone())).gradients(&batch).unwrap();
-    let variants = [
-        TrainerConfig { micro_batch: Some(2), ..config(model.clone()) },
-        TrainerConfig { recompute: true, ..config(model.clone()) },
-        TrainerConfig { micro_batch: Some(1), recompute: true, ..config(model) },
-    ];
-    for variant in variants {
+    for (micro_batch, recompute) in [(2, Recompute::None), (1, Recompute::All)] {
+        let variant = TrainerConfig { micro_batch: Some(micro_batch), recompute, ..config(model.clone()) };
         let (other_loss, other) = trainer(variant).gradients(&batch).unwrap();
         assert!((loss - other_loss).abs() < 1e-5);
         assert!(relative_distance(&other, &whole) < 1e-5);
+    }
+}
+
+#[test]
+fn recomputation_changes_no_bit() {
+    let every = |n| Recompute::Every(NonZeroUsize::new(n).unwrap());
+    let model = ModelConfig { num_hidden_layers: 5, ..tiny(true) };
+    let batch = batch(&model, 3, 12, 4);
+    for compute_dtype in [ComputeDtype::Float32, ComputeDtype::BFloat16] {
+        let run = |recompute| {
+            let mut trainer = trainer(TrainerConfig { recompute, compute_dtype, ..config(model.clone()) });
+            let gradients = trainer.gradients(&batch).unwrap();
+            let steps: Vec<_> = (0..5).map(|_| trainer.inner_step(&batch, 3e-3).unwrap()).collect();
+            (gradients, steps, trainer.parameters().unwrap())
+        };
+        let kept = run(Recompute::None);
+        for recompute in [every(2), every(3), every(9), Recompute::All] {
+            assert!(run(recompute) == kept, "{recompute:?} in {compute_dtype:?}");
+        }
     }
 }
 
@@ -150,7 +116,9 @@ fn bf16_follows_fp32() {
 
 #[test]
 fn training_learns_and_repeats_itself_to_the_bit() {
-    for (dtype, recompute) in [(ComputeDtype::Float32, false), (ComputeDtype::BFloat16, true)] {
+    for (dtype, recompute) in
+        [(ComputeDtype::Float32, Recompute::None), (ComputeDtype::BFloat16, Recompute::All)]
+    {
         let model = tiny(true);
         let batch = batch(&model, 4, 12, 6);
         let run = || {
@@ -228,7 +196,8 @@ fn the_clip_bounds_the_step_and_decay_spares_the_norms() {
     let batch = batch(&model, 2, 8, 1);
     let still =
         AdamWConfig { weight_decay: 0.5, eps: 1e12, max_grad_norm: Some(1e-3), ..AdamWConfig::default() };
-    let mut trainer = trainer(TrainerConfig { adamw: still, ..config(model.clone()) });
+    let optimizer = OptimizerConfig::AdamW(still);
+    let mut trainer = trainer(TrainerConfig { optimizer, ..config(model.clone()) });
     let before = trainer.parameters().unwrap();
     let stats = trainer.inner_step(&batch, 0.1).unwrap();
     assert!(stats.grad_norm > 1e-2, "the norm before the clipping is reported");
@@ -263,7 +232,7 @@ fn hostile_input_is_a_typed_error() {
     let broken = ModelConfig { num_key_value_heads: 3, ..tiny(false) };
     assert!(matches!(Trainer::new(config(broken)), Err(Error::Model(_))));
     let settings = AdamWConfig { betas: (0.9, 1.0), ..AdamWConfig::default() };
-    let config = TrainerConfig { adamw: settings, ..config(tiny(false)) };
+    let config = TrainerConfig { optimizer: OptimizerConfig::AdamW(settings), ..config(tiny(false)) };
     assert!(matches!(Trainer::new(config), Err(Error::Setting { field: "betas", .. })));
 }
 

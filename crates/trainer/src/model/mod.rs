@@ -29,7 +29,7 @@ use self::{
     rope::Rope,
     run::{BlockRun, vjp},
 };
-use crate::{Error, Result, device::Precision, ranks::Group};
+use crate::{Error, Recompute, Result, device::Precision, ranks::Group};
 
 /// The extents that a block needs, as libtorch counts them.
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +74,7 @@ pub(crate) struct Llama {
     pub(crate) device: Device,
     precision: Precision,
     shape: Shape,
-    /// Run a block's forward pass again in its backward pass rather than keep its activations.
-    recompute: bool,
+    recompute: Recompute,
     /// The longest table made so far.
     rope: RefCell<Option<Rope>>,
     /// What the weights in a graph point to between its forward and backward pass, if they are gathered from ranks.
@@ -88,7 +87,7 @@ impl Llama {
         config: ModelConfig,
         precision: Precision,
         device: Device,
-        recompute: bool,
+        recompute: Recompute,
         group: Arc<Group>,
     ) -> Result<Self> {
         config.validate()?;
@@ -280,7 +279,8 @@ pub(crate) mod tests {
         let ids = Tensor::randint(300, [2, 16], tch::kind::INT64_CPU);
         let of = |precision| {
             let mut model =
-                Llama::zeros(config.clone(), precision, Device::Cpu, false, Group::alone()).unwrap();
+                Llama::zeros(config.clone(), precision, Device::Cpu, Recompute::None, Group::alone())
+                    .unwrap();
             model.units.load(Some(&values)).unwrap();
             let mut gradients = Gradients::none(&model.units);
             let loss = model.backward(&ids, &ids, 1.0, &mut gradients).unwrap().double_value(&[]);

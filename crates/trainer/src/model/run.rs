@@ -23,7 +23,7 @@ impl BlockRun {
         mut input: Tensor,
         rope: &Rope,
     ) -> Result<(Self, Tensor)> {
-        if model.recompute {
+        if model.recompute.is_for(layer) {
             let _guard = tch::no_grad_guard();
             let weights = model.units.weights(model.units.block(layer), false)?;
             model.units.prefetch(model.units.block(layer) + 1)?;

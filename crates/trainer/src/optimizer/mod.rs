@@ -1,68 +1,31 @@
-//! AdamW (arXiv 1711.05101) with state that can be saved bit for bit.
+//! AdamW (arXiv 1711.05101), alone or beside Muon, with state that can be saved bit for bit.
 
+mod config;
+mod muon;
 mod state;
-
-pub(crate) use state::check;
 
 use std::ops::Range;
 
+use brigade_protocol::TensorSpec;
 use brigade_torch_ext::{AdamW as FusedAdamW, AdamWOptions, foreach};
-use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
+pub use self::config::{AdamWConfig, MuonConfig, OptimizerConfig};
+use self::muon::Muon;
 use crate::{
     Error, Result,
     model::{Gradients, Units},
     ranks::Group as Ranks,
 };
 
-/// What AdamW is set to, besides the learning rate of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct AdamWConfig {
-    /// Decay of the first and of the second moment, in `[0, 1)`.
-    pub betas: (f64, f64),
-    /// Added to the root of the second moment; positive.
-    pub eps: f64,
-    /// Decoupled weight decay, for matrices only (the embedding among them): the one-dimensional weights of
-    /// norms are scales, and decaying them to zero would be no regularisation.
-    pub weight_decay: f64,
-    /// Largest L2 norm of the gradient of all parameters; a longer one is scaled down to it. `None`: never.
-    pub max_grad_norm: Option<f64>,
-}
-
-impl Default for AdamWConfig {
-    /// As is usual for language models: betas 0.9 and 0.95, eps 1e-8, weight decay 0.1, norm clipped to 1.
-    fn default() -> Self {
-        Self { betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1, max_grad_norm: Some(1.0) }
-    }
-}
-
-impl AdamWConfig {
-    /// # Errors
-    /// [`Error::Setting`] names the first field out of range.
-    pub(crate) fn validate(&self) -> Result<()> {
-        let in_range = |field, value: f64, fits: bool, must| match fits {
-            true => Ok(()),
-            false => Err(Error::Setting { field, value, must }),
-        };
-        for beta in [self.betas.0, self.betas.1] {
-            in_range("betas", beta, (0.0..1.0).contains(&beta), "at least 0 and below 1")?;
-        }
-        in_range("eps", self.eps, self.eps.is_finite() && self.eps > 0.0, "positive and finite")?;
-        let decay = self.weight_decay;
-        in_range("weight_decay", decay, decay.is_finite() && decay >= 0.0, "at least 0 and finite")?;
-        let norm = self.max_grad_norm.unwrap_or(1.0);
-        in_range("max_grad_norm", norm, norm > 0.0, "positive")
-    }
-}
-
 /// The moments of every parameter and the number of steps taken.
 #[derive(Debug)]
-pub(crate) struct AdamW {
+pub(crate) struct Optimizer {
     max_grad_norm: f64,
-    /// The tensors that are decayed, and those that are not.
+    /// AdamW's: the tensors that are decayed, and those that are not.
     groups: [Group; 2],
+    /// The matrices of blocks, unless they are AdamW's too.
+    muon: Option<Muon>,
 }
 
 /// Parameters with the same weight decay.
@@ -92,7 +55,7 @@ impl Span {
     }
 }
 
-impl AdamW {
+impl Optimizer {
     /// Elements of all moments that this rank holds.
     #[cfg(test)]
     pub(crate) fn numel(&self) -> usize {
@@ -100,7 +63,8 @@ impl AdamW {
             let both = group.fused.exp_avgs().iter().chain(group.fused.exp_avg_sqs());
             both.map(Tensor::numel).sum::<usize>()
         };
-        self.groups.iter().map(moments).sum()
+        let momenta = self.muon.iter().flat_map(|muon| &muon.momenta).map(Tensor::numel).sum::<usize>();
+        self.groups.iter().map(moments).sum::<usize>() + momenta
     }
 }
 
@@ -111,12 +75,21 @@ fn part(start: i64, length: i64, share: i64, rank: usize) -> Range<i64> {
     within(start)..within(start + length)
 }
 
-impl AdamW {
+impl Optimizer {
     /// No step taken, all moments zero.
-    pub(crate) fn new(config: AdamWConfig, units: &Units) -> Result<Self> {
+    pub(crate) fn new(config: OptimizerConfig, units: &Units) -> Result<Self> {
         config.validate()?;
+        let muon = match config {
+            OptimizerConfig::AdamW(_) => None,
+            OptimizerConfig::Muon(muon) => Some(Muon::new(muon, units)?),
+        };
+        let config = config.adamw();
         let group = |decay: bool| {
-            let spans = spans(units, decay);
+            let is_ours = |unit, spec: &TensorSpec| match spec.shape.len() > 1 {
+                true => decay && (muon.is_none() || !is_block_matrix(units, unit, spec)),
+                false => !decay,
+            };
+            let spans = spans(units, is_ours);
             let params = cut_all(&spans, |unit| &units.all[unit].master)?;
             let options = AdamWOptions {
                 beta1: config.betas.0,
@@ -127,7 +100,8 @@ impl AdamW {
             Ok::<_, Error>(Group { spans, fused: FusedAdamW::new(&params, options)? })
         };
         let max_grad_norm = config.max_grad_norm.unwrap_or(f64::INFINITY);
-        Ok(Self { max_grad_norm, groups: [group(true)?, group(false)?] })
+        let groups = [group(true)?, group(false)?];
+        Ok(Self { max_grad_norm, groups, muon })
     }
 
     /// Clips `gradients` and takes one step with learning rate `lr`; returns their norm before the clipping.
@@ -154,6 +128,9 @@ impl AdamW {
             let params = cut_all(spans, |unit| &units.all[unit].master)?;
             fused.step(&params, &cut_all(spans, |unit| &gradients[unit])?, lr, None)?;
         }
+        if let Some(muon) = &self.muon {
+            muon.step(units, &gradients, lr)?;
+        }
         units.refresh()?;
         Ok(norm)
     }
@@ -168,13 +145,18 @@ fn global_norm(ranks: &Ranks, gradients: &[Tensor]) -> Result<f64> {
     Ok(ranks.sum(&[own * own])?[0].sqrt())
 }
 
-/// All spans of tensors that are decayed, or of those that are not.
-fn spans(units: &Units, decay: bool) -> Vec<Span> {
+/// Whether this is one of the matrices between a block's input and its output, which are Muon's if it is there.
+fn is_block_matrix(units: &Units, unit: usize, spec: &TensorSpec) -> bool {
+    (units.block(0)..units.norm()).contains(&unit) && spec.shape.len() == 2
+}
+
+/// All spans of the tensors that `is_ours` says yes to, by their unit and shape.
+fn spans(units: &Units, is_ours: impl Fn(usize, &TensorSpec) -> bool) -> Vec<Span> {
     let mut spans: Vec<Span> = Vec::new();
     for (index, unit) in units.all.iter().enumerate() {
         let mut start = 0;
         for (tensor, &length) in unit.tensors.clone().zip(&unit.lengths) {
-            if (units.specs[tensor].shape.len() > 1) == decay {
+            if is_ours(index, &units.specs[tensor]) {
                 match spans.last_mut() {
                     Some(last) if last.unit == index && last.start + last.length == start => {
                         last.length += length;
@@ -217,7 +199,8 @@ mod tests {
         for tie_word_embeddings in [false, true] {
             let config = ModelConfig { tie_word_embeddings, ..tiny() };
             let units = Units::zeros(&config, Precision::FLOAT32, Device::Cpu, Ranks::alone()).unwrap();
-            let (decayed, spared) = (spans(&units, true), spans(&units, false));
+            let decayed = spans(&units, |_, spec| spec.shape.len() > 1);
+            let spared = spans(&units, |_, spec| spec.shape.len() == 1);
             // Two norms in each of the two blocks and the last one cut what is decayed.
             assert_eq!(spared.len(), 5);
             assert_eq!(decayed.len(), 1 + 4 + usize::from(!tie_word_embeddings));

@@ -5,7 +5,7 @@ use brigade_torch_ext::AdamW as FusedAdamW;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use tch::{Kind, Tensor};
 
-use super::{AdamW, Group, Span, part};
+use super::{Group, Optimizer, Span, part};
 use crate::{
     Error, Result,
     model::Units,
@@ -14,26 +14,22 @@ use crate::{
 
 const FIRST: &str = "exp_avg.";
 const SECOND: &str = "exp_avg_sq.";
+const MOMENTUM: &str = "momentum_buffer.";
 const STEP: &str = "step";
 
-impl AdamW {
+impl Optimizer {
     /// The moments and the number of steps as a safetensors file, bit for bit; on rank 0, the others get nothing.
     ///
-    /// For a parameter `p` there are `exp_avg.p` and `exp_avg_sq.p`, fp32 in its shape; `step` is int64 `[1]`.
+    /// For a parameter `p` of AdamW there are `exp_avg.p` and `exp_avg_sq.p`, for one of Muon there is `momentum_buffer.p`,
+    /// fp32 in its shape; `step` is int64 `[1]`.
     pub(crate) fn save(&self, units: &Units) -> Result<Vec<u8>> {
         let step = self.groups[0].fused.steps().to_le_bytes();
         let mut tensors = Vec::new();
-        for Group { spans, fused } in &self.groups {
-            for (prefix, moments) in [(FIRST, fused.exp_avgs()), (SECOND, fused.exp_avg_sqs())] {
-                for (span, own) in spans.iter().zip(moments) {
-                    // As they lie in memory: little-endian, the parts of the ranks one after the other.
-                    let parts = units.group.collect(to_bytes(own)?)?;
-                    tensors.push((
-                        prefix,
-                        &units.specs[span.tensors.clone()],
-                        parts.unwrap_or_default().concat(),
-                    ));
-                }
+        for (prefix, spans, moments) in self.moments() {
+            for (span, own) in spans.iter().zip(moments) {
+                // As they lie in memory: little-endian, the parts of the ranks one after the other.
+                let parts = units.group.collect(to_bytes(own)?)?.unwrap_or_default().concat();
+                tensors.push((prefix, &units.specs[span.tensors.clone()], parts));
             }
         }
         if units.group.rank() > 0 {
@@ -52,63 +48,84 @@ impl AdamW {
         safetensors::serialize(views, None).map_err(state)
     }
 
+    /// All moments by the name that they have in the file, with the spans that they belong to.
+    fn moments(&self) -> Vec<(&'static str, &[Span], &[Tensor])> {
+        let mut all: Vec<(_, &[Span], &[Tensor])> = Vec::new();
+        for Group { spans, fused } in &self.groups {
+            all.push((FIRST, spans, fused.exp_avgs()));
+            all.push((SECOND, spans, fused.exp_avg_sqs()));
+        }
+        if let Some(muon) = &self.muon {
+            all.push((MOMENTUM, &muon.spans, &muon.momenta));
+        }
+        all
+    }
+
+    /// Refuses the state of the other optimiser, and of another model.
+    fn expect_own(&self, file: &SafeTensors<'_>) -> Result<()> {
+        let is_muon = file.iter().any(|(name, _)| name.starts_with(MOMENTUM));
+        match (is_muon, &self.muon) {
+            (true, None) => return Err(state("is of Muon, and this trainer's optimiser is AdamW")),
+            (false, Some(_)) => return Err(state("is of AdamW alone, and this trainer's optimiser is Muon")),
+            _ => {}
+        }
+        let tensors = |spans: &[Span]| spans.iter().map(|span| span.tensors.len()).sum::<usize>();
+        let expected = 1 + self.moments().iter().map(|(_, spans, _)| tensors(spans)).sum::<usize>();
+        match file.len() == expected {
+            true => Ok(()),
+            false => Err(state(format!("{} tensors, expected {expected}", file.len()))),
+        }
+    }
+
+    /// Checks that `bytes` are the state of this optimiser.
+    ///
+    /// # Errors
+    /// [`Error::OptimizerState`].
+    pub(crate) fn check(&self, units: &Units, bytes: &[u8]) -> Result<()> {
+        let file = SafeTensors::deserialize(bytes).map_err(state)?;
+        self.expect_own(&file)?;
+        read_steps(&file)?;
+        for (prefix, spans, _) in self.moments() {
+            for span in spans {
+                read_moment(&file, prefix, &units.specs[span.tensors.clone()]).map(drop)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Takes over what [`save`](Self::save) wrote, which only rank 0 has.
     ///
     /// # Errors
-    /// [`Error::OptimizerState`] if a tensor is missing, too many, misshapen or not finite; then nothing has changed.
+    /// [`Error::OptimizerState`] if it is of the other optimiser, or a tensor is missing, too many, misshapen or not
+    /// finite; then nothing has changed.
     pub(crate) fn load(&mut self, units: &Units, bytes: Option<&[u8]>) -> Result<()> {
-        let file = bytes.map(|bytes| open(units, bytes)).transpose()?;
-        let steps = file.as_ref().map(read_steps).transpose()?;
+        let file = bytes.map(SafeTensors::deserialize).transpose().map_err(state)?;
+        let steps =
+            file.as_ref().map(|file| self.expect_own(file).and_then(|()| read_steps(file))).transpose()?;
         let steps = units.group.broadcast(steps.map(|steps| steps.to_le_bytes().to_vec()))?;
         let steps = i64::from_le_bytes(steps.try_into().map_err(|_| state("`step` is not one number"))?);
+        let device = units.all[Units::EMBEDDING].master.device();
+        let moments = |prefix, spans: &[Span]| -> Result<Vec<Tensor>> {
+            let own = |span: &Span| {
+                let specs = &units.specs[span.tensors.clone()];
+                let full = file.as_ref().map(|file| read_moment(file, prefix, specs)).transpose()?;
+                Ok(share(units, span, full)?.f_to_device(device)?)
+            };
+            spans.iter().map(own).collect()
+        };
         let mut loaded = Vec::with_capacity(self.groups.len());
         for Group { spans, fused } in &self.groups {
-            let moments = |prefix| -> Result<Vec<Tensor>> {
-                let device = units.all[Units::EMBEDDING].master.device();
-                let own = |span: &Span| {
-                    let full = file
-                        .as_ref()
-                        .map(|file| read_moment(file, prefix, &units.specs[span.tensors.clone()]));
-                    Ok(share(units, span, full.transpose()?)?.f_to_device(device)?)
-                };
-                spans.iter().map(own).collect()
-            };
-            loaded.push(FusedAdamW::from_moments(
-                moments(FIRST)?,
-                moments(SECOND)?,
-                steps,
-                *fused.options(),
-            )?);
+            let (first, second) = (moments(FIRST, spans)?, moments(SECOND, spans)?);
+            loaded.push(FusedAdamW::from_moments(first, second, steps, *fused.options())?);
+        }
+        if let Some(muon) = &mut self.muon {
+            muon.momenta = moments(MOMENTUM, &muon.spans)?;
         }
         for (group, fused) in self.groups.iter_mut().zip(loaded) {
             group.fused = fused;
         }
         Ok(())
     }
-}
-
-/// Checks that `bytes` are the state of this model's optimiser.
-///
-/// # Errors
-/// [`Error::OptimizerState`].
-pub(crate) fn check(units: &Units, bytes: &[u8]) -> Result<()> {
-    let file = open(units, bytes)?;
-    read_steps(&file)?;
-    for spec in &units.specs {
-        for prefix in [FIRST, SECOND] {
-            read_moment(&file, prefix, std::slice::from_ref(spec)).map(drop)?;
-        }
-    }
-    Ok(())
-}
-
-fn open<'b>(units: &Units, bytes: &'b [u8]) -> Result<SafeTensors<'b>> {
-    let file = SafeTensors::deserialize(bytes).map_err(state)?;
-    let expected = 1 + 2 * units.specs.len();
-    if file.len() != expected {
-        return Err(state(format!("{} tensors, expected {expected}", file.len())));
-    }
-    Ok(file)
 }
 
 /// This rank's part of a moment of `span`, which rank 0 has in `full`.

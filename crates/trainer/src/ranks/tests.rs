@@ -1,6 +1,7 @@
 //! Several ranks, each on a thread of its own, against one.
 #![allow(clippy::unwrap_used)]
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use brigade_codec::{Binding, CodeBits, CodecConfig, Layout};
@@ -11,7 +12,10 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use super::group_tests::groups;
 use super::serve::serve;
 use crate::model::tests::tiny;
-use crate::{ComputeDtype, DeviceChoice, Error, TokenBatch, Trainer, TrainerConfig};
+use crate::{
+    ComputeDtype, DeviceChoice, Error, MuonConfig, OptimizerConfig, Recompute, TokenBatch, Trainer,
+    TrainerConfig,
+};
 
 /// Extents that neither two nor four divide, so that shares are filled up.
 fn model(tie_word_embeddings: bool) -> ModelConfig {
@@ -61,12 +65,15 @@ fn config(model: ModelConfig, compute_dtype: ComputeDtype) -> TrainerConfig {
 
 #[test]
 fn any_number_of_ranks_trains_the_same() {
-    for (tied, dtype, recompute, tolerance) in [
-        (false, ComputeDtype::Float32, false, 1e-5),
-        (true, ComputeDtype::Float32, true, 1e-5),
-        (true, ComputeDtype::BFloat16, false, 2e-3),
+    let every_second = Recompute::Every(NonZeroUsize::new(2).unwrap());
+    let muon = OptimizerConfig::Muon(MuonConfig::default());
+    for (tied, dtype, recompute, optimizer, tolerance) in [
+        (false, ComputeDtype::Float32, Recompute::None, OptimizerConfig::default(), 1e-5),
+        (true, ComputeDtype::Float32, every_second, OptimizerConfig::default(), 1e-5),
+        (true, ComputeDtype::BFloat16, Recompute::All, OptimizerConfig::default(), 2e-3),
+        (false, ComputeDtype::Float32, Recompute::None, muon, 1e-5),
     ] {
-        let config = TrainerConfig { recompute, ..config(model(tied), dtype) };
+        let config = TrainerConfig { recompute, optimizer, ..config(model(tied), dtype) };
         let run = |ranks| {
             with_ranks(ranks, &config, |trainer| {
                 let steps = (0..50).map(|step| trainer.inner_step(&batch(step, 8), 1e-3).unwrap());
@@ -139,7 +146,9 @@ fn one_file_and_one_state_come_from_all() {
     assert!(layout.num_sections() > 3, "{} sections", layout.num_sections());
     let theta = parameters(&config.model);
     let binding = Binding { run: [1; 32], window: 2, peer: [3; 32], start_state_root: [4; 32] };
-    for bits in [CodeBits::One, CodeBits::Two] {
+    let muon = OptimizerConfig::Muon(MuonConfig::default());
+    for (bits, optimizer) in [(CodeBits::One, muon), (CodeBits::Two, OptimizerConfig::default())] {
+        let config = TrainerConfig { optimizer, ..config.clone() };
         let codec = CodecConfig { top_k: 64, bits, error_feedback_decay: 0.95 };
         let mut e = theta.clone();
         let (trained, state, file, left) = with_ranks(3, &config, |trainer| {
