@@ -67,6 +67,11 @@ fn terms() -> Terms {
     Terms { windows: 5, inner_steps: 12, checkpoint_every: 100, ..Terms::default() }
 }
 
+fn signal(world: &World, name: &str, signal: &str) {
+    let status = std::process::Command::new("kill").args([signal, &world.pid(name).to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
 const EVERYBODY: [&str; 5] = ["aggregator", "validator", "miner-0", "miner-1", "miner-twin"];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,8 +81,12 @@ async fn a_miner_killed_in_the_middle_of_a_window_goes_on_to_the_last_bit() {
     world.start_all(&EVERYBODY);
     for (window, step) in [(1, 5), (3, 2)] {
         world.wait_for_event("miner-1", "step", |event| event["window"] == window && event["step"] == step);
+        // No window closes while miner-1 is away, however long this machine takes to start it again.
+        signal(&world, "aggregator", "-STOP");
         world.kill("miner-1");
         world.start("miner-1");
+        world.wait_for_event("miner-1", "step", |_| steps(&world, "miner-1")[&(window, 1)].len() == 2);
+        signal(&world, "aggregator", "-CONT");
     }
     world.expect_success(&EVERYBODY);
     assert!(steps(&world, "miner-1")[&(3, 1)].len() == 2, "window 3 was trained again from its start");
