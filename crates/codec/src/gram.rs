@@ -92,8 +92,8 @@ impl Products {
         let layout = updates[0].layout();
         for chunk in layout.section(section) {
             self.uses.fill(0);
-            for reader in &mut readers {
-                advance(reader, &chunk);
+            advance(&mut readers, &chunk);
+            for reader in &readers {
                 for &position in &reader.positions {
                     let uses = &mut self.uses[usize::from(position) % CHUNK];
                     *uses = uses.saturating_add(1);

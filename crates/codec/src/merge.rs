@@ -110,10 +110,10 @@ fn merge_section(
     let load = |(update, _): &(&Update, f32)| update.sections().load(e.index);
     let loaded = voices.iter().map(load).collect::<Result<Vec<_>>>()?;
     let mut readers: Vec<_> =
-        voices.iter().zip(&loaded).map(|((u, c), bytes)| (u.sections().reader(bytes), *c)).collect();
+        voices.iter().zip(&loaded).map(|((update, _), bytes)| update.sections().reader(bytes)).collect();
     sum.packer.begin();
     for chunk in layout.section(e.index) {
-        sum.collect(&chunk, &mut readers);
+        sum.collect(&chunk, voices, &mut readers);
         let mut kept = sum.fold_into(&chunk, &mut e)?;
         if let Some(top_k) = config.top_k {
             kept = sum.select(&chunk, &mut e, kept_in_chunk(top_k, chunk.len))?;
@@ -169,12 +169,12 @@ impl Sum {
     }
 
     /// Reads `chunk` from every update and adds it up.
-    fn collect(&mut self, chunk: &Chunk, readers: &mut [(Reader<'_>, f32)]) {
+    fn collect(&mut self, chunk: &Chunk, voices: &[(&Update, f32)], readers: &mut [Reader<'_>]) {
         self.values.fill(0.0);
         self.touched.fill(0);
         let (values, touched) = (&mut self.values[..CHUNK], &mut self.touched[..CHUNK]);
-        for (reader, coefficient) in readers {
-            advance(reader, chunk);
+        advance(readers, chunk);
+        for (reader, (_, coefficient)) in readers.iter().zip(voices) {
             for (&position, &value) in reader.positions.iter().zip(&reader.values) {
                 let position = usize::from(position) % CHUNK;
                 values[position] += *coefficient * value;

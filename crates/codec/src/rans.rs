@@ -4,7 +4,7 @@
 //! sixteen symbols at a time; they share the words, in the order in which the reader needs them. A symbol may carry raw
 //! bits along, which saves a step for what cannot be compressed.
 
-use crate::table::{SLOT_BITS, Table};
+use crate::table::{SLOT_BITS, SLOTS, Table};
 
 /// Independent states.
 pub(crate) const LANES: usize = 16;
@@ -100,6 +100,16 @@ impl<'a> Decoder<'a> {
         let slot = table.slot(x as u32);
         self.refill(lane, slot.share() * (x >> SLOT_BITS) + slot.offset());
         (slot.symbol(), raw)
+    }
+
+    /// The next symbol of lane 0, of one of at most 16 symbols: counting them is less work than fetching a slot.
+    #[inline(always)]
+    pub(crate) fn symbol_of_few(&mut self, table: &Table) -> u32 {
+        let x = self.lanes[0];
+        let (symbol, start, share) = table.search_few(x as u32);
+        let offset = (x & (SLOTS as u64 - 1)) - start;
+        self.refill(0, share * (x >> SLOT_BITS) + offset);
+        symbol
     }
 
     /// The next number of `bits` ≤ 12 bits of `lane`.

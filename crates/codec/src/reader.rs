@@ -10,6 +10,15 @@ use crate::section::{
 use crate::simd::Simd;
 use crate::table::Table;
 
+/// First part of a chunk.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Head {
+    /// Code of the scale, 0 if all values are zero.
+    pub(crate) scale: u16,
+    /// How many values there are.
+    pub(crate) count: usize,
+}
+
 /// Reads a section chunk by chunk. Total: any bytes lead to values or to an error.
 #[derive(Debug)]
 pub(crate) struct Reader<'a> {
@@ -23,6 +32,8 @@ pub(crate) struct Reader<'a> {
     decoder: Decoder<'a>,
     /// Code of the last scale that was not zero.
     scale: u16,
+    /// Of the current chunk.
+    head: Head,
     /// Positions of the current chunk's values, increasing.
     pub(crate) positions: Vec<u16>,
     /// Its values, as many.
@@ -63,6 +74,7 @@ impl<'a> Reader<'a> {
             table,
             decoder: Decoder::new(rest)?,
             scale: 0,
+            head: Head::default(),
             positions: Vec::new(),
             values: Vec::new(),
         })
@@ -71,15 +83,33 @@ impl<'a> Reader<'a> {
     /// Reads the next chunk, of `len` elements, into `positions` and `values`; both are empty if it is zero.
     #[inline]
     pub(crate) fn next(&mut self, len: usize) -> Result<(), Reason> {
-        let (scale, count) = self.read_head(len)?;
-        self.read_values(scale, count, len)
+        let head = self.read_head(len)?;
+        self.read_values(head, len)
+    }
+
+    /// The same of many readers, whose bytes have all been read before without an error. Faster than one after the other.
+    pub(crate) fn next_of_all(readers: &mut [Self], len: usize) -> Result<(), Reason> {
+        // All heads first: a processor that has just written one lane must wait before it can read all of them at once.
+        for reader in &mut *readers {
+            reader.head = reader.read_head(len)?;
+        }
+        let (pairs, rest) = readers.as_chunks_mut::<2>();
+        for [a, b] in pairs {
+            let simd = a.simd;
+            let (mut values_a, mut values_b) = (a.values(a.head), b.values(b.head));
+            simd.read_groups_of_two(&mut values_a, &mut values_b);
+            let (end_a, end_b) = (values_a.read_all(simd), values_b.read_all(simd));
+            a.check(end_a, len)?;
+            b.check(end_b, len)?;
+        }
+        rest.iter_mut().try_for_each(|reader| reader.read_values(reader.head, len))
     }
 
     /// First part of a chunk: code of its scale, and how many values it has.
-    pub(crate) fn read_head(&mut self, len: usize) -> Result<(u16, usize), Reason> {
-        let (symbol, _) = self.decoder.symbol(0, &self.scales, 0);
+    pub(crate) fn read_head(&mut self, len: usize) -> Result<Head, Reason> {
+        let symbol = self.decoder.symbol_of_few(&self.scales);
         match symbol {
-            ZERO_CHUNK => return Ok((0, 0)),
+            ZERO_CHUNK => return Ok(Head::default()),
             FULL_SCALE => self.scale = self.decoder.bits(0, WORD_BITS) as u16 + 1,
             folded => {
                 let difference = (folded >> 1) as i16 ^ -((folded & 1) as i16);
@@ -99,18 +129,18 @@ impl<'a> Reader<'a> {
         if self.format.top_k.is_none() && count > usize::from(self.counts[1]) {
             return Err("a chunk has more values than its section says");
         }
-        Ok((self.scale, count))
+        Ok(Head { scale: self.scale, count })
     }
 
     /// Second part of a chunk: its values.
-    pub(crate) fn read_values(&mut self, scale: u16, count: usize, len: usize) -> Result<(), Reason> {
+    pub(crate) fn read_values(&mut self, head: Head, len: usize) -> Result<(), Reason> {
         let simd = self.simd;
-        let place = self.values(scale, count).read_all(simd);
+        let place = self.values(head).read_all(simd);
         self.check(place, len)
     }
 
     /// Makes room for the values of a chunk that are to be read.
-    fn values(&mut self, scale: u16, count: usize) -> Values<'_, 'a> {
+    fn values(&mut self, Head { scale, count }: Head) -> Values<'_, 'a> {
         // What was there is overwritten, and mostly as long.
         self.positions.resize(count, 0);
         self.values.resize(count, 0.0);
@@ -179,18 +209,16 @@ pub(crate) struct Values<'r, 'a> {
 impl Values<'_, '_> {
     /// Reads what is left. Returns the place behind the last value.
     #[inline]
-    fn read_all(mut self, simd: Simd) -> u32 {
-        loop {
-            simd.read_groups(&mut self);
+    fn read_all(&mut self, simd: Simd) -> u32 {
+        while !self.positions.is_empty() {
+            simd.read_groups(self);
             // Where a distance is far, or the stream is about to end.
-            let (Some(positions), Some(values)) = (self.positions.first_mut(), self.values.first_mut())
-            else {
-                break;
-            };
-            let (mut group, mut decoded) = (*positions, *values);
-            self.read(&mut group, &mut decoded);
-            (self.positions[0], self.values[0]) = (group, decoded);
-            self.skip(1);
+            if let (Some(positions), Some(values)) = (self.positions.first_mut(), self.values.first_mut()) {
+                let (mut group, mut decoded) = (*positions, *values);
+                self.read(&mut group, &mut decoded);
+                (self.positions[0], self.values[0]) = (group, decoded);
+                self.skip(1);
+            }
         }
         let (positions, values) =
             (std::mem::take(&mut self.last_positions), std::mem::take(&mut self.last_values));

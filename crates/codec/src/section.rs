@@ -149,18 +149,45 @@ mod tests {
             }
         }
 
+        /// Sections side by side are read as one by one, whatever their densities.
+        #[test]
+        fn many_are_read_like_one(
+            spreads in prop::collection::vec(1..300_u32, 1..6), seed in any::<u32>(), chunks in 1..6_usize,
+            bits in prop::sample::select(vec![1, 2, 4]),
+        ) {
+            let format = Format { bits: CodeBits::from_number(bits).unwrap(), top_k: None };
+            let section = |(i, &spread): (usize, &u32)| {
+                pack(Simd::all()[0], format, &kept(spread, seed.wrapping_add(i as u32), chunks)).0
+            };
+            let sections: Vec<_> = spreads.iter().enumerate().map(section).collect();
+            for &simd in Simd::all() {
+                let open = || sections.iter().map(|bytes| Reader::with(simd, bytes, format).unwrap());
+                let (mut alone, mut together): (Vec<_>, Vec<_>) = (open().collect(), open().collect());
+                for _ in 0..chunks {
+                    alone.iter_mut().try_for_each(|reader| reader.next(LEN)).unwrap();
+                    Reader::next_of_all(&mut together, LEN).unwrap();
+                    for (alone, together) in alone.iter().zip(&together) {
+                        prop_assert_eq!(&alone.positions, &together.positions);
+                        prop_assert_eq!(&alone.values, &together.values);
+                    }
+                }
+                prop_assert!(together.iter().all(|reader| reader.finish().is_ok()));
+            }
+        }
+
         /// Any lanes and any words behind a preamble that is in order.
         #[test]
         fn all_widths_read_garbage_the_same(
             lanes in prop::collection::vec((1_u64 << 32).., LANES), words in prop::collection::vec(any::<u32>(), 0..400),
             shares in prop::collection::vec(0..1000_u32, 64), scales in prop::collection::vec(0..1000_u32, 16),
-            low_bits in 0..8_u8, counts in (1..200_u16, 0..1300_u16),
+            low_bits in 0..8_u8, counts in (1..200_u16, 0..1300_u16), bits in prop::sample::select(vec![1, 2, 4]),
         ) {
-            let format = Format { bits: CodeBits::Two, top_k: None };
-            let mut bytes = vec![0, 1, low_bits];
+            let format = Format { bits: CodeBits::from_number(bits).unwrap(), top_k: None };
+            let shares = &shares[..format.symbols().min(64)];
+            let mut bytes = vec![0, u8::from(bits > 1), low_bits];
             [counts.0, counts.0 + counts.1].iter().for_each(|count| bytes.extend(count.to_le_bytes()));
             Table::fit(&scales).write(&mut bytes);
-            Table::fit(&shares).write(&mut bytes);
+            Table::fit(shares).write(&mut bytes);
             lanes.iter().for_each(|lane| bytes.extend(lane.to_le_bytes()));
             words.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
             let scalar = seen(Simd::all()[0], &bytes, format, 5);

@@ -104,16 +104,16 @@ impl TensorStats {
         for chunk in sections.layout().section(section) {
             let stats = &mut all[chunk.tensor];
             let before = reader.bits_left();
-            let (scale, count) = reader.read_head(chunk.len)?;
+            let head = reader.read_head(chunk.len)?;
             let between = reader.bits_left();
-            reader.read_values(scale, count, chunk.len)?;
-            let codes = count as f64 * (1.0 + level_bits);
+            reader.read_values(head, chunk.len)?;
+            let codes = head.count as f64 * (1.0 + level_bits);
             stats.chunks += 1;
-            stats.kept += count as u64;
+            stats.kept += head.count as u64;
             stats.scale_bits += before - between;
             stats.code_bits += codes;
             stats.index_bits += between - reader.bits_left() - codes;
-            stats.index_bound_bits += entropy_bits(chunk.len, count);
+            stats.index_bound_bits += entropy_bits(chunk.len, head.count);
         }
         Ok(())
     }

@@ -110,6 +110,20 @@ impl Table {
         &self.starts_and_shares
     }
 
+    /// Which of at most 16 symbols has the slot that the low 12 bits of `x` name; its first slot and its share.
+    #[inline(always)]
+    pub(crate) fn search_few(&self, x: u32) -> (u32, u64, u64) {
+        let (slot, starts) = (x as u16 & (SLOTS as u16 - 1), &self.starts);
+        let begun: u16 = starts[1..16].iter().map(|&start| u16::from(start <= slot)).sum();
+        let (start, share) = self.share(begun.into());
+        (begun.into(), start, share)
+    }
+
+    /// First slot of each symbol; 4096 for those that there are not.
+    pub(crate) fn starts(&self) -> &[u16; MAX_SYMBOLS + 1] {
+        &self.starts
+    }
+
     pub(crate) fn slots(&self) -> &[Slot; SLOTS] {
         &self.slots
     }

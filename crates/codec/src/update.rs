@@ -146,9 +146,10 @@ impl Sections {
     }
 }
 
-/// Moves a reader to its next chunk; its bytes have been decoded before.
-pub(crate) fn advance(reader: &mut Reader<'_>, chunk: &Chunk) {
-    reader.next(chunk.len).expect("the same bytes were decoded without an error when they were parsed");
+/// Moves readers to their next chunk; their bytes have been decoded before.
+pub(crate) fn advance(readers: &mut [Reader<'_>], chunk: &Chunk) {
+    Reader::next_of_all(readers, chunk.len)
+        .expect("the same bytes were decoded without an error when they were parsed");
 }
 
 /// A peer's update, checked from the first byte to the last.

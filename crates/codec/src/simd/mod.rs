@@ -6,18 +6,19 @@
 //! gathers and a prefetch: each has its argument beside it, from the length of an array or the width of an index.
 //!
 //! `elements` goes over all elements, `values` over those that are kept, `shared` finds those that
-//! several updates keep, `lanes` is the entropy coder.
+//! several updates keep, `read` and `write` are the entropy coder.
 //!
 //! All widths give the same bits: sums run in eight lanes that are part of the format (element i goes to lane i mod 8),
 //! and nothing is fused. The tests hold every width that the machine has against the scalar one, here and in `section`.
 #![allow(unsafe_code)]
 
 mod elements;
-mod lanes;
+mod read;
 mod shared;
 #[cfg(test)]
 mod tests;
 mod values;
+mod write;
 
 pub(crate) use elements::SLACK;
 
