@@ -65,9 +65,10 @@ fn tensors_in_pages_of_their_own_take_what_was_planned_without_holes() {
     let folder = tempfile::tempdir().unwrap();
     let model = middle(folder.path());
     let options = ["--model", &model, "--batch", "4", "--sequence-length", "512", "--seconds", "1"];
-    for dtype in ["float32", "bfloat16"] {
+    for dtype in [&["float32"][..], &["bfloat16"], &["float32", "--offload"]] {
         let mut options = options.to_vec();
-        options.extend(["--dtype", dtype]);
+        options.push("--dtype");
+        options.extend(dtype);
         let report = bench(&options, &[("MALLOC_MMAP_THRESHOLD_", "131072")]);
         let planned = number(&report, "planned_peak_bytes") - report["planned"]["holes"].as_f64().unwrap();
         expect_planned(&report, planned, 0.03);

@@ -181,7 +181,7 @@ fn setup(options: &Options, trainer: &Trainer) -> Setup {
         batch: options.batch as u64,
         micro_batch: micro_batch(options) as u64,
         recompute: options.recompute,
-        offload: false,
+        offload: options.compute.offload.unwrap_or(false),
     }
 }
 

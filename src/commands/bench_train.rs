@@ -45,6 +45,9 @@ pub(super) struct Args {
     /// Blocks that run again in their backward pass: `none` or `all`.
     #[arg(long, default_value = "none")]
     recompute: Recompute,
+    /// Keep the optimiser's moments in the host's memory between steps.
+    #[arg(long)]
+    offload: bool,
     /// A run's settings (TOML) or its manifest (JSON): says whether this machine qualifies.
     #[arg(long, value_name = "FILE")]
     run: Option<PathBuf>,
@@ -94,6 +97,7 @@ fn options(args: &Args) -> anyhow::Result<Options> {
         dtype: Some(args.dtype.clone()),
         threads: args.threads,
         micro_batch: args.micro_batch,
+        offload: Some(args.offload),
         ..Compute::default()
     };
     let (recompute, seconds) = (args.recompute, f64::from(args.seconds));

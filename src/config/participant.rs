@@ -102,6 +102,8 @@ pub struct Compute {
     pub micro_batch: Option<usize>,
     /// Which blocks keep only their input and are run again in their backward pass; none when absent.
     pub recompute: Option<Recompute>,
+    /// Whether the optimiser's moments lie in the host's memory between steps; on the device when absent.
+    pub offload: Option<bool>,
 }
 
 /// Which blocks are run again: `"none"`, `"all"`, or a number n for every n-th.

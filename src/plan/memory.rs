@@ -128,7 +128,9 @@ pub fn memory(setup: &Setup) -> Memory {
         Precision::BFloat16 if setup.is_widened => 4.0 * owned,
         Precision::BFloat16 => 2.0 * owned,
     };
-    let adam = if setup.offload { 0.0 } else { 8.0 * owned };
+    // On a CPU it is the same memory.
+    let is_elsewhere = setup.offload && setup.device == DeviceKind::Cuda;
+    let adam = if is_elsewhere { 0.0 } else { 8.0 * owned };
     let head = setup.model.head_dim() as f64;
     let tables = 2.0 * setup.sequence_length as f64 * head * setup.element() + 24.0 * setup.tokens();
     let all = 4.0 * owned + copies + adam + tables + fullest.total();
@@ -204,8 +206,8 @@ fn moments(setup: &Setup, units: &Units) -> [Moment; 5] {
             name: "optimiser",
             gradients: owned(units.total()),
             gathered: 0.0,
-            // One unit's moments at work and the next one's on their way.
-            staged: if setup.offload { 2.0 * 8.0 * units.largest() / shards } else { 0.0 },
+            // Copies of one span's moments, of a unit at most.
+            staged: if setup.offload { 8.0 * units.largest() / shards } else { 0.0 },
             ..stays
         },
     ]

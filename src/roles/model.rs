@@ -151,6 +151,7 @@ pub(crate) fn device_config(model: &ModelConfig, compute: &Compute) -> Result<Tr
         threads: compute.threads,
         micro_batch: compute.micro_batch,
         recompute: recompute(compute)?,
+        offload: compute.offload.unwrap_or(false),
         ..TrainerConfig::new(model.clone())
     })
 }
@@ -195,6 +196,8 @@ mod tests {
         }
         let error = toml::from_str::<Compute>("recompute = -1").unwrap_err().to_string();
         assert!(error.contains("recompute must be"), "{error}");
+        let offload = |text: &str| device_config(&model, &toml::from_str(text).unwrap()).unwrap().offload;
+        assert!(!offload("") && offload("offload = true"));
     }
 
     #[test]

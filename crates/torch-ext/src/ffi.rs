@@ -53,7 +53,12 @@ unsafe extern "C" {
         max_norm: f64,
         out: *mut *mut C_tensor,
     ) -> Failure;
-    pub(crate) fn btx_foreach_copy(to: *const Handle, from: *const Handle, length: usize) -> Failure;
+    pub(crate) fn btx_foreach_copy(
+        to: *const Handle,
+        from: *const Handle,
+        length: usize,
+        non_blocking: bool,
+    ) -> Failure;
     pub(crate) fn btx_foreach_add(
         to: *const Handle,
         from: *const Handle,

@@ -44,7 +44,20 @@ pub fn clip_global_norm_(tensors: &[Tensor], max_norm: f64) -> Result<Tensor> {
 /// Lists of different length, undefined tensors, or shapes that do not broadcast.
 pub fn copy_(to: &[Tensor], from: &[Tensor]) -> Result<()> {
     // SAFETY: `pairwise` passes two lists of the given length.
-    pairwise("copy_", to, from, |to, from, length| unsafe { ffi::btx_foreach_copy(to, from, length) })
+    pairwise("copy_", to, from, |to, from, length| unsafe { ffi::btx_foreach_copy(to, from, length, false) })
+}
+
+/// The same, but between page-locked host memory and a GPU the host does not wait: what comes after it on the GPU's stream
+/// sees the copy, and the host may read it only once it has synchronised. Elsewhere there is no difference.
+///
+/// # Errors
+///
+/// As [`copy_`].
+pub fn copy_ahead_(to: &[Tensor], from: &[Tensor]) -> Result<()> {
+    // SAFETY: as above.
+    pairwise("copy_ahead_", to, from, |to, from, length| unsafe {
+        ffi::btx_foreach_copy(to, from, length, true)
+    })
 }
 
 /// `to[i] += alpha × from[i]`.

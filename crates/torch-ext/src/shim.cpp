@@ -132,10 +132,10 @@ char *btx_clip_global_norm(const tensor *tensors, size_t length, double max_norm
   });
 }
 
-char *btx_foreach_copy(const tensor *to, const tensor *from, size_t length) {
+char *btx_foreach_copy(const tensor *to, const tensor *from, size_t length, bool non_blocking) {
   return guarded([&] {
     c10::NoGradGuard no_grad;
-    at::_foreach_copy_(list(to, length, "to"), list(from, length, "from"));
+    at::_foreach_copy_(list(to, length, "to"), list(from, length, "from"), non_blocking);
   });
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::{Error, Result};
 
@@ -123,7 +123,12 @@ impl Ids<'_> {
 /// Ids as int64 `[tokens.len() / row, row]` on `device`.
 pub(crate) fn id_tensor(tokens: &[u32], row: usize, device: Device) -> Result<Tensor> {
     let wide: Vec<i64> = tokens.iter().map(|&id| i64::from(id)).collect();
-    Ok(Tensor::f_from_slice(&wide)?.f_view([-1, row as i64])?.f_to_device(device)?)
+    let ids = Tensor::f_from_slice(&wide)?.f_view([-1, row as i64])?;
+    match device.is_cuda() {
+        // From page-locked memory, for which the host need not wait; libtorch keeps it until it has been read.
+        true => Ok(ids.f_pin_memory(device)?.f_to_device_(device, Kind::Int64, true, false)?),
+        false => Ok(ids.f_to_device(device)?),
+    }
 }
 
 #[cfg(test)]

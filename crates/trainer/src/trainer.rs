@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use brigade_codec::{Binding, CodecConfig, Layout};
 use brigade_protocol::{ModelConfig, TensorSpec};
+use brigade_torch_ext::foreach;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
@@ -42,6 +43,10 @@ pub struct TrainerConfig {
     /// Which blocks keep only their input and are run again in their backward pass.
     #[serde(default)]
     pub recompute: Recompute,
+    /// Whether the optimiser's moments lie in the host's memory, and are on the device only while a part of the parameters
+    /// has its turn: two thirds of a GPU's share of masters and moments become free, each step copies them there and back.
+    #[serde(default)]
+    pub offload: bool,
 }
 
 impl TrainerConfig {
@@ -67,6 +72,7 @@ impl TrainerConfig {
             optimizer: OptimizerConfig::default(),
             micro_batch: None,
             recompute: Recompute::default(),
+            offload: false,
         }
     }
 }
@@ -82,6 +88,46 @@ pub struct StepStats {
     pub tokens: usize,
 }
 
+/// What a backward pass is worth, over all ranks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measured {
+    /// Mean cross-entropy per token, in nats.
+    pub(crate) loss: f64,
+    /// L2 norm of all gradients.
+    pub(crate) norm: f64,
+}
+
+impl Measured {
+    /// Reads the loss, summed over `batch` in `sum`, and the norm of `gradients` at once: the only time in a step that the
+    /// host waits for its device, and for the other ranks' numbers.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if one of them is not finite; [`Error::Rank`].
+    pub(crate) fn wait(
+        group: &Group,
+        sum: &Tensor,
+        gradients: &[Tensor],
+        batch: &TokenBatch,
+    ) -> Result<Self> {
+        let own = Tensor::f_stack(&[sum, &foreach::global_norm(gradients)?], 0)?;
+        let &[sum, norm] = to_vec(&own)?.as_slice() else {
+            return Err(Error::NotFinite { what: "loss", value: f64::NAN });
+        };
+        let (sum, norm) = (f64::from(sum), f64::from(norm));
+        let (sum, norm) = match group.sum(&[sum, norm * norm])?.as_slice() {
+            &[sum, squares] if group.world() > 1 => (sum, squares.sqrt()),
+            _ => (sum, norm),
+        };
+        let loss = sum * (1.0 / batch.targets() as f64);
+        for (what, value) in [("loss", loss), ("gradient norm", norm)] {
+            if !value.is_finite() {
+                return Err(Error::NotFinite { what, value });
+            }
+        }
+        Ok(Self { loss, norm })
+    }
+}
+
 /// A model, its fp32 master weights and its optimiser state.
 ///
 /// May be moved to another thread, as training runs on a thread of its own, but not shared between threads.
@@ -89,6 +135,7 @@ pub struct StepStats {
 pub struct Trainer {
     pub(crate) model: Llama,
     settings: OptimizerConfig,
+    offload: bool,
     /// From the first step on: who only measures needs no room for moments, which take twice that of the weights.
     pub(crate) optimizer: Option<Optimizer>,
     micro_batch: Option<usize>,
@@ -148,6 +195,7 @@ impl Trainer {
             optimizer: settings,
             micro_batch,
             recompute,
+            offload,
         } = config;
         if let Some(threads) = threads {
             let fits = i32::try_from(threads).ok().filter(|&threads| (1..=4096).contains(&threads));
@@ -171,7 +219,7 @@ impl Trainer {
         // Not before all ranks have got so far.
         group.sum(&[])?;
         tracing::debug!(parameters = model.config.num_parameters(), ?device, ?precision, "made a trainer");
-        Ok(Self { model, settings, optimizer: None, micro_batch, workers: None })
+        Ok(Self { model, settings, offload, optimizer: None, micro_batch, workers: None })
     }
 
     /// The model's shape.
@@ -303,9 +351,11 @@ impl Trainer {
     /// As [`inner_step`](Self::inner_step).
     pub fn gradients(&self, batch: &TokenBatch) -> Result<(f32, Vec<Vec<f32>>)> {
         self.whole()?;
-        let (loss, gradients) = self.backward(batch)?;
+        let (sum, gradients) = self.backward(batch)?;
+        let gradients = gradients.into_inner()?;
+        let Measured { loss, .. } = Measured::wait(&self.model.units.group, &sum, &gradients, batch)?;
         let mut values = Vec::with_capacity(self.model.units.specs.len());
-        for (unit, flat) in self.model.units.all.iter().zip(gradients.into_inner()?) {
+        for (unit, flat) in self.model.units.all.iter().zip(gradients) {
             for view in flat.f_split_with_sizes(&unit.lengths[..], 0)? {
                 values.push(to_vec(&view)?);
             }
@@ -313,7 +363,8 @@ impl Trainer {
         Ok((loss as f32, values))
     }
 
-    pub(crate) fn backward(&self, batch: &TokenBatch) -> Result<(f64, Gradients)> {
+    /// This rank's part of the mean loss, an fp32 scalar on its device that nothing has waited for, and the gradients.
+    pub(crate) fn backward(&self, batch: &TokenBatch) -> Result<(Tensor, Gradients)> {
         self.check(batch)?;
         let scale = 1.0 / batch.targets() as f64;
         let group = &self.model.units.group;
@@ -328,12 +379,8 @@ impl Trainer {
                 None => part,
             });
         }
-        let sum = sum.map_or(Ok(f64::NAN), |sum| sum.f_double_value(&[]))?;
-        let loss = group.sum(&[sum])?[0] * scale;
-        match loss.is_finite() {
-            true => Ok((loss, gradients)),
-            false => Err(Error::NotFinite { what: "loss", value: loss }),
-        }
+        let nothing = || Tensor::f_zeros([], (Kind::Float, self.model.device));
+        Ok((sum.map_or_else(nothing, Ok)?, gradients))
     }
 
     /// Mean cross-entropy of every sequence of `batch`, in nats per token; changes nothing. May be NaN if the
@@ -410,7 +457,9 @@ impl Trainer {
 
     /// The optimiser as it is, or a new one; to be put back.
     pub(crate) fn take_optimizer(&mut self) -> Result<Optimizer> {
-        self.optimizer.take().map_or_else(|| Optimizer::new(self.settings, &self.model.units), Ok)
+        self.optimizer
+            .take()
+            .map_or_else(|| Optimizer::new(self.settings, &self.model.units, self.offload), Ok)
     }
 
     /// The tokens that follow `prompt`, without it. Only as much of the end as the model's context holds is seen.

@@ -1,6 +1,7 @@
 //! AdamW (arXiv 1711.05101), alone or beside Muon, with state that can be saved bit for bit.
 
 mod config;
+mod moments;
 mod muon;
 mod state;
 
@@ -11,12 +12,9 @@ use brigade_torch_ext::{AdamW as FusedAdamW, AdamWOptions, foreach};
 use tch::Tensor;
 
 pub use self::config::{AdamWConfig, MuonConfig, OptimizerConfig};
+use self::moments::{Moment, Storage};
 use self::muon::Muon;
-use crate::{
-    Error, Result,
-    model::{Gradients, Units},
-    ranks::Group as Ranks,
-};
+use crate::{Error, Result, model::Units};
 
 /// The moments of every parameter and the number of steps taken.
 #[derive(Debug)]
@@ -26,14 +24,41 @@ pub(crate) struct Optimizer {
     groups: [Group; 2],
     /// The matrices of blocks, unless they are AdamW's too.
     muon: Option<Muon>,
+    /// Where all moments lie.
+    storage: Storage,
 }
 
 /// Parameters with the same weight decay.
 #[derive(Debug)]
 struct Group {
     spans: Vec<Span>,
-    /// One pair of flat moments per span.
-    fused: FusedAdamW,
+    options: AdamWOptions,
+    /// First and second moment of each span.
+    firsts: Vec<Moment>,
+    seconds: Vec<Moment>,
+    /// How many steps they have seen.
+    steps: i64,
+}
+
+impl Group {
+    /// One step; moments that lie elsewhere are here only while their span has its turn.
+    fn step(&mut self, units: &Units, gradients: &[Tensor], lr: f64, at_once: usize) -> Result<()> {
+        let moments = self.firsts.chunks(at_once).zip(self.seconds.chunks(at_once));
+        for (spans, (firsts, seconds)) in self.spans.chunks(at_once).zip(moments) {
+            let params = cut_all(spans, |unit| &units.all[unit].master)?;
+            let bring = |moments: &[Moment]| -> Result<Vec<Tensor>> {
+                moments.iter().zip(&params).map(|(moment, param)| moment.bring(param.device())).collect()
+            };
+            let mut fused =
+                FusedAdamW::from_moments(bring(firsts)?, bring(seconds)?, self.steps, self.options)?;
+            fused.step(&params, &cut_all(spans, |unit| &gradients[unit])?, lr, None)?;
+            let (first, second) =
+                (firsts.iter().zip(fused.exp_avgs()), seconds.iter().zip(fused.exp_avg_sqs()));
+            first.chain(second).try_for_each(|(moment, moved)| moment.keep(moved))?;
+        }
+        self.steps += 1;
+        Ok(())
+    }
 }
 
 /// Neighbouring tensors of one unit that are decayed alike: one stretch of its flat buffers.
@@ -59,12 +84,10 @@ impl Optimizer {
     /// Elements of all moments that this rank holds.
     #[cfg(test)]
     pub(crate) fn numel(&self) -> usize {
-        let moments = |group: &Group| {
-            let both = group.fused.exp_avgs().iter().chain(group.fused.exp_avg_sqs());
-            both.map(Tensor::numel).sum::<usize>()
-        };
-        let momenta = self.muon.iter().flat_map(|muon| &muon.momenta).map(Tensor::numel).sum::<usize>();
-        self.groups.iter().map(moments).sum::<usize>() + momenta
+        let moments =
+            |group: &Group| group.firsts.iter().chain(&group.seconds).map(Moment::numel).sum::<i64>();
+        let momenta = self.muon.iter().flat_map(|muon| &muon.momenta).map(Moment::numel).sum::<i64>();
+        (self.groups.iter().map(moments).sum::<i64>() + momenta) as usize
     }
 }
 
@@ -76,73 +99,64 @@ fn part(start: i64, length: i64, share: i64, rank: usize) -> Range<i64> {
 }
 
 impl Optimizer {
-    /// No step taken, all moments zero.
-    pub(crate) fn new(config: OptimizerConfig, units: &Units) -> Result<Self> {
+    /// No step taken, all moments zero; in the host's memory if `offload`.
+    pub(crate) fn new(config: OptimizerConfig, units: &Units, offload: bool) -> Result<Self> {
         config.validate()?;
+        let is_muon = matches!(config, OptimizerConfig::Muon(_));
+        let adamw = config.adamw();
+        let spans_of = |decay: bool| {
+            spans(units, |unit, spec: &TensorSpec| match spec.shape.len() > 1 {
+                true => decay && !(is_muon && is_block_matrix(units, unit, spec)),
+                false => !decay,
+            })
+        };
+        let (decayed, spared) = (spans_of(true), spans_of(false));
+        let muon_spans = match config {
+            OptimizerConfig::AdamW(_) => Vec::new(),
+            OptimizerConfig::Muon(_) => spans(units, |unit, spec| is_block_matrix(units, unit, spec)),
+        };
+        let numel = |spans: &[Span]| spans.iter().map(|span| span.own.end - span.own.start).sum::<i64>();
+        let total = 2 * (numel(&decayed) + numel(&spared)) + numel(&muon_spans);
+        let device = units.all[Units::EMBEDDING].master.device();
+        let mut storage = if offload { Storage::host(device, total)? } else { Storage::Beside };
+        let mut zeros = |spans: &[Span]| -> Result<Vec<Moment>> {
+            let params = cut_all(spans, |unit| &units.all[unit].master)?;
+            params.iter().map(|param| storage.zeros_like(param)).collect()
+        };
+        let mut group = |spans: Vec<Span>, weight_decay: f64| {
+            let AdamWConfig { betas: (beta1, beta2), eps, .. } = *adamw;
+            let options = AdamWOptions { beta1, beta2, eps, weight_decay };
+            let (firsts, seconds) = (zeros(&spans)?, zeros(&spans)?);
+            Ok::<_, Error>(Group { spans, options, firsts, seconds, steps: 0 })
+        };
+        let groups = [group(decayed, adamw.weight_decay)?, group(spared, 0.0)?];
         let muon = match config {
             OptimizerConfig::AdamW(_) => None,
-            OptimizerConfig::Muon(muon) => Some(Muon::new(muon, units)?),
+            OptimizerConfig::Muon(config) => {
+                Some(Muon { config, momenta: zeros(&muon_spans)?, spans: muon_spans })
+            }
         };
-        let config = config.adamw();
-        let group = |decay: bool| {
-            let is_ours = |unit, spec: &TensorSpec| match spec.shape.len() > 1 {
-                true => decay && (muon.is_none() || !is_block_matrix(units, unit, spec)),
-                false => !decay,
-            };
-            let spans = spans(units, is_ours);
-            let params = cut_all(&spans, |unit| &units.all[unit].master)?;
-            let options = AdamWOptions {
-                beta1: config.betas.0,
-                beta2: config.betas.1,
-                eps: config.eps,
-                weight_decay: if decay { config.weight_decay } else { 0.0 },
-            };
-            Ok::<_, Error>(Group { spans, fused: FusedAdamW::new(&params, options)? })
-        };
-        let max_grad_norm = config.max_grad_norm.unwrap_or(f64::INFINITY);
-        let groups = [group(true)?, group(false)?];
-        Ok(Self { max_grad_norm, groups, muon })
+        let max_grad_norm = adamw.max_grad_norm.unwrap_or(f64::INFINITY);
+        Ok(Self { max_grad_norm, groups, muon, storage })
     }
 
-    /// Clips `gradients` and takes one step with learning rate `lr`; returns their norm before the clipping.
-    ///
-    /// # Errors
-    /// [`Error::NotFinite`] if the norm is not finite; then nothing has changed.
-    pub(crate) fn step(&mut self, units: &mut Units, gradients: Gradients, lr: f64) -> Result<f64> {
-        self.step_with(units, gradients.into_inner()?, lr)
-    }
-
-    /// The same, once the gradients have all come.
-    pub(crate) fn step_with(&mut self, units: &mut Units, gradients: Vec<Tensor>, lr: f64) -> Result<f64> {
+    /// Clips `gradients`, whose norm is `norm`, and takes one step with learning rate `lr`. Both are finite.
+    pub(crate) fn step(&mut self, units: &mut Units, gradients: &[Tensor], norm: f64, lr: f64) -> Result<()> {
         let _guard = tch::no_grad_guard();
-        let norm = global_norm(&units.group, &gradients)?;
-        if !norm.is_finite() {
-            return Err(Error::NotFinite { what: "gradient norm", value: norm });
-        }
         // The 1e-6 is that of torch.nn.utils.clip_grad_norm_, whose result this must equal.
         let scale = self.max_grad_norm / (norm + 1e-6);
         if scale < 1.0 {
-            foreach::mul_(&gradients, scale)?;
+            foreach::mul_(gradients, scale)?;
         }
-        for Group { spans, fused } in &mut self.groups {
-            let params = cut_all(spans, |unit| &units.all[unit].master)?;
-            fused.step(&params, &cut_all(spans, |unit| &gradients[unit])?, lr, None)?;
+        let at_once = self.storage.at_once();
+        for group in &mut self.groups {
+            group.step(units, gradients, lr, at_once)?;
         }
         if let Some(muon) = &self.muon {
-            muon.step(units, &gradients, lr)?;
+            muon.step(units, gradients, lr, at_once)?;
         }
-        units.refresh()?;
-        Ok(norm)
+        units.refresh()
     }
-}
-
-/// L2 norm of all gradients, over all ranks.
-fn global_norm(ranks: &Ranks, gradients: &[Tensor]) -> Result<f64> {
-    let own = foreach::global_norm(gradients)?.f_double_value(&[])?;
-    if ranks.world() == 1 {
-        return Ok(own);
-    }
-    Ok(ranks.sum(&[own * own])?[0].sqrt())
 }
 
 /// Whether this is one of the matrices between a block's input and its output, which are Muon's if it is there.
@@ -192,7 +206,7 @@ mod tests {
     use tch::Device;
 
     use super::*;
-    use crate::{device::Precision, model::tests::tiny};
+    use crate::{device::Precision, model::tests::tiny, ranks::Group as Ranks};
 
     #[test]
     fn spans_cover_every_tensor_once() {

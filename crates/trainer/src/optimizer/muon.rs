@@ -6,7 +6,7 @@ use brigade_protocol::TensorSpec;
 use brigade_torch_ext::foreach;
 use tch::{Device, Kind, Tensor};
 
-use super::{MuonConfig, Span, cut_all, is_block_matrix, spans};
+use super::{Moment, MuonConfig, Span, cut_all};
 use crate::{Result, model::Units};
 
 /// a, b and c of X ← aX + (bXXᵀ + c(XXᵀ)²)X. Their slope at zero is steep rather than their fixed point exact: small
@@ -21,10 +21,10 @@ const ADAMW_RMS: f64 = 0.2;
 /// The momentum of the matrices of all blocks.
 #[derive(Debug)]
 pub(crate) struct Muon {
-    config: MuonConfig,
+    pub(super) config: MuonConfig,
     pub(super) spans: Vec<Span>,
-    /// One flat buffer per span.
-    pub(super) momenta: Vec<Tensor>,
+    /// One for each span.
+    pub(super) momenta: Vec<Moment>,
 }
 
 /// A weight matrix on its way through a step: three tensors of one shape `[rows, columns]`, fp32, contiguous and whole.
@@ -39,35 +39,37 @@ pub(crate) struct Matrix {
 }
 
 impl Muon {
-    /// No step taken, all momenta zero.
-    pub(super) fn new(config: MuonConfig, units: &Units) -> Result<Self> {
-        let spans = spans(units, |unit, spec| is_block_matrix(units, unit, spec));
-        let masters = cut_all(&spans, |unit| &units.all[unit].master)?;
-        let momenta = masters.iter().map(Tensor::f_zeros_like).collect::<Result<_, _>>()?;
-        Ok(Self { config, spans, momenta })
-    }
-
-    /// One step with learning rate `lr`; `gradients` are flat, one for every unit, and used up.
-    pub(super) fn step(&self, units: &Units, gradients: &[Tensor], lr: f64) -> Result<()> {
+    /// One step with learning rate `lr`; `gradients` are flat, one for every unit, and used up. `at_once` spans' momenta
+    /// are brought at a time.
+    pub(super) fn step(&self, units: &Units, gradients: &[Tensor], lr: f64, at_once: usize) -> Result<()> {
         if units.is_sharded() {
-            return self.step_shares(units, gradients, lr);
+            return self.step_shares(units, gradients, lr, at_once);
         }
-        let mut matrices = Vec::new();
-        for (span, momentum) in self.spans.iter().zip(&self.momenta) {
-            let all = [&span.cut(&units.all[span.unit].master)?, &span.cut(&gradients[span.unit])?, momentum];
-            let [weights, gradients, momenta] = all.map(|flat| matrices_of(units, span, flat));
-            for ((weight, gradient), momentum) in weights?.into_iter().zip(gradients?).zip(momenta?) {
-                matrices.push(Matrix { weight, gradient, momentum });
+        for (spans, kept) in self.spans.chunks(at_once).zip(self.momenta.chunks(at_once)) {
+            let momenta = bring(units, spans, kept)?;
+            let mut matrices = Vec::new();
+            for (span, momentum) in spans.iter().zip(&momenta) {
+                let all =
+                    [&span.cut(&units.all[span.unit].master)?, &span.cut(&gradients[span.unit])?, momentum];
+                let [weights, gradients, momenta] = all.map(|flat| matrices_of(units, span, flat));
+                for ((weight, gradient), momentum) in weights?.into_iter().zip(gradients?).zip(momenta?) {
+                    matrices.push(Matrix { weight, gradient, momentum });
+                }
             }
+            step(&matrices, &self.config, lr)?;
+            kept.iter().zip(&momenta).try_for_each(|(kept, momentum)| kept.keep(momentum))?;
         }
-        step(&matrices, &self.config, lr)
+        Ok(())
     }
 
     /// The same of what several ranks hold: momentum is each one's own, but a matrix is made orthogonal whole. Every rank does
     /// that for all of a unit's and takes its part.
-    fn step_shares(&self, units: &Units, gradients: &[Tensor], lr: f64) -> Result<()> {
-        let own = cut_all(&self.spans, |unit| &gradients[unit])?;
-        nesterov(&self.momenta, &own, self.config.momentum)?;
+    fn step_shares(&self, units: &Units, gradients: &[Tensor], lr: f64, at_once: usize) -> Result<()> {
+        for (spans, kept) in self.spans.chunks(at_once).zip(self.momenta.chunks(at_once)) {
+            let momenta = bring(units, spans, kept)?;
+            nesterov(&momenta, &cut_all(spans, |unit| &gradients[unit])?, self.config.momentum)?;
+            kept.iter().zip(&momenta).try_for_each(|(kept, momentum)| kept.keep(momentum))?;
+        }
         let mut whole: Option<(usize, Tensor)> = None;
         for span in &self.spans {
             if whole.as_ref().is_none_or(|(unit, _)| *unit != span.unit) {
@@ -85,6 +87,12 @@ impl Muon {
         }
         Ok(())
     }
+}
+
+/// The momenta of `spans` where their parameters are.
+fn bring(units: &Units, spans: &[Span], momenta: &[Moment]) -> Result<Vec<Tensor>> {
+    let device = |span: &Span| units.all[span.unit].master.device();
+    spans.iter().zip(momenta).map(|(span, momentum)| momentum.bring(device(span))).collect()
 }
 
 /// The matrices of `span`, as views of `flat`, which has all its elements.

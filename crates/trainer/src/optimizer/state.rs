@@ -1,11 +1,10 @@
 //! The optimiser's state as a safetensors file.
 
 use brigade_protocol::TensorSpec;
-use brigade_torch_ext::AdamW as FusedAdamW;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use tch::{Kind, Tensor};
 
-use super::{Group, Optimizer, Span, part};
+use super::{Group, Moment, Optimizer, Span, part};
 use crate::{
     Error, Result,
     model::Units,
@@ -23,12 +22,13 @@ impl Optimizer {
     /// For a parameter `p` of AdamW there are `exp_avg.p` and `exp_avg_sq.p`, for one of Muon there is `momentum_buffer.p`,
     /// fp32 in its shape; `step` is int64 `[1]`.
     pub(crate) fn save(&self, units: &Units) -> Result<Vec<u8>> {
-        let step = self.groups[0].fused.steps().to_le_bytes();
+        self.storage.settle();
+        let step = self.groups[0].steps.to_le_bytes();
         let mut tensors = Vec::new();
         for (prefix, spans, moments) in self.moments() {
             for (span, own) in spans.iter().zip(moments) {
                 // As they lie in memory: little-endian, the parts of the ranks one after the other.
-                let parts = units.group.collect(to_bytes(own)?)?.unwrap_or_default().concat();
+                let parts = units.group.collect(to_bytes(&own.read()?)?)?.unwrap_or_default().concat();
                 tensors.push((prefix, &units.specs[span.tensors.clone()], parts));
             }
         }
@@ -49,11 +49,11 @@ impl Optimizer {
     }
 
     /// All moments by the name that they have in the file, with the spans that they belong to.
-    fn moments(&self) -> Vec<(&'static str, &[Span], &[Tensor])> {
-        let mut all: Vec<(_, &[Span], &[Tensor])> = Vec::new();
-        for Group { spans, fused } in &self.groups {
-            all.push((FIRST, spans, fused.exp_avgs()));
-            all.push((SECOND, spans, fused.exp_avg_sqs()));
+    fn moments(&self) -> Vec<(&'static str, &[Span], &[Moment])> {
+        let mut all: Vec<(_, &[Span], &[Moment])> = Vec::new();
+        for Group { spans, firsts, seconds, .. } in &self.groups {
+            all.push((FIRST, spans, firsts));
+            all.push((SECOND, spans, seconds));
         }
         if let Some(muon) = &self.muon {
             all.push((MOMENTUM, &muon.spans, &muon.momenta));
@@ -104,25 +104,21 @@ impl Optimizer {
             file.as_ref().map(|file| self.expect_own(file).and_then(|()| read_steps(file))).transpose()?;
         let steps = units.group.broadcast(steps.map(|steps| steps.to_le_bytes().to_vec()))?;
         let steps = i64::from_le_bytes(steps.try_into().map_err(|_| state("`step` is not one number"))?);
-        let device = units.all[Units::EMBEDDING].master.device();
-        let moments = |prefix, spans: &[Span]| -> Result<Vec<Tensor>> {
+        let read = |(prefix, spans, _): (_, &[Span], _)| -> Result<Vec<Tensor>> {
             let own = |span: &Span| {
                 let specs = &units.specs[span.tensors.clone()];
                 let full = file.as_ref().map(|file| read_moment(file, prefix, specs)).transpose()?;
-                Ok(share(units, span, full)?.f_to_device(device)?)
+                share(units, span, full)
             };
             spans.iter().map(own).collect()
         };
-        let mut loaded = Vec::with_capacity(self.groups.len());
-        for Group { spans, fused } in &self.groups {
-            let (first, second) = (moments(FIRST, spans)?, moments(SECOND, spans)?);
-            loaded.push(FusedAdamW::from_moments(first, second, steps, *fused.options())?);
-        }
-        if let Some(muon) = &mut self.muon {
-            muon.momenta = moments(MOMENTUM, &muon.spans)?;
-        }
-        for (group, fused) in self.groups.iter_mut().zip(loaded) {
-            group.fused = fused;
+        self.storage.settle();
+        let loaded = self.moments().into_iter().map(read).collect::<Result<Vec<_>>>()?;
+        self.groups.iter_mut().for_each(|group| group.steps = steps);
+        let groups = self.groups.iter_mut().flat_map(|group| [&mut group.firsts, &mut group.seconds]);
+        let all = groups.chain(self.muon.iter_mut().map(|muon| &mut muon.momenta));
+        for (moments, values) in all.zip(loaded) {
+            moments.iter_mut().zip(&values).try_for_each(|(moment, value)| moment.write(value))?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! What a rank does with its share when rank 0 says so; rank 0 does the same with its own.
 
 use super::{Command, CompressJob, Host};
+use crate::trainer::Measured;
 use crate::{Error, Result, StepStats, TokenBatch, Trainer};
 
 impl Trainer {
@@ -38,12 +39,14 @@ impl Trainer {
 
     /// One step with this rank's sequences of `batch`.
     pub(crate) fn step_own(&mut self, batch: &TokenBatch, lr: f64) -> Result<StepStats> {
-        let (loss, gradients) = self.backward(batch)?;
+        let (sum, gradients) = self.backward(batch)?;
+        let gradients = gradients.into_inner()?;
+        let Measured { loss, norm } = Measured::wait(&self.model.units.group, &sum, &gradients, batch)?;
         let mut optimizer = self.take_optimizer()?;
-        let stepped = optimizer.step(&mut self.model.units, gradients, lr);
+        let stepped = optimizer.step(&mut self.model.units, &gradients, norm, lr);
         self.optimizer = Some(optimizer);
-        let grad_norm = stepped?;
-        Ok(StepStats { loss: loss as f32, grad_norm: grad_norm as f32, tokens: batch.targets() })
+        stepped?;
+        Ok(StepStats { loss: loss as f32, grad_norm: norm as f32, tokens: batch.targets() })
     }
 
     /// The optimiser's state on rank 0, nothing on the others.

@@ -12,6 +12,7 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use super::group_tests::groups;
 use super::serve::serve;
 use crate::model::tests::tiny;
+use crate::trainer::Measured;
 use crate::{
     ComputeDtype, DeviceChoice, Error, MuonConfig, OptimizerConfig, Recompute, TokenBatch, Trainer,
     TrainerConfig,
@@ -128,12 +129,14 @@ fn trainer_gradients(trainer: &mut Trainer) -> (f64, usize) {
             lr: 0.0,
         })
         .unwrap();
-    let (loss, gradients) = trainer.backward(&batch).unwrap();
+    let (sum, gradients) = trainer.backward(&batch).unwrap();
     let gradients = gradients.into_inner().unwrap();
+    let Measured { loss, norm } =
+        Measured::wait(&trainer.model.units.group, &sum, &gradients, &batch).unwrap();
     let numel = gradients.iter().map(tch::Tensor::numel).sum();
     // What the others do after it.
     let mut optimizer = trainer.take_optimizer().unwrap();
-    optimizer.step_with(&mut trainer.model.units, gradients, 0.0).unwrap();
+    optimizer.step(&mut trainer.model.units, &gradients, norm, 0.0).unwrap();
     trainer.optimizer = Some(optimizer);
     (loss, numel)
 }
@@ -220,4 +223,33 @@ fn a_lost_rank_is_an_error_with_its_name() {
         error
     });
     assert!(matches!(error, Error::Rank { rank: 2, .. }), "{error}");
+}
+
+#[test]
+fn offloaded_moments_change_no_bit_and_may_come_back() {
+    let muon = OptimizerConfig::Muon(MuonConfig::default());
+    for optimizer in [OptimizerConfig::default(), muon] {
+        let beside = TrainerConfig { optimizer, ..config(model(false), ComputeDtype::Float32) };
+        let offloaded = TrainerConfig { offload: true, ..beside.clone() };
+        for ranks in [1, 3] {
+            let run = |config: &TrainerConfig, steps: std::ops::Range<u64>, from: Option<(&[_], &[u8])>| {
+                with_ranks(ranks, config, |trainer| {
+                    if let Some((parameters, moments)) = from {
+                        trainer.load_parameters(parameters).unwrap();
+                        trainer.load_optimizer(moments).unwrap();
+                    }
+                    for step in steps {
+                        trainer.inner_step(&batch(step, 3), 1e-3).unwrap();
+                    }
+                    (trainer.parameters().unwrap(), trainer.save_optimizer().unwrap())
+                })
+            };
+            let (half, whole) = (run(&beside, 0..2, None), run(&beside, 0..4, None));
+            assert_eq!(run(&offloaded, 0..4, None), whole, "{ranks} ranks");
+            // What one kind has saved the other goes on from.
+            assert_eq!(run(&offloaded, 2..4, Some((&half.0, &half.1))), whole, "{ranks} ranks");
+            let half = run(&offloaded, 0..2, None);
+            assert_eq!(run(&beside, 2..4, Some((&half.0, &half.1))), whole, "{ranks} ranks");
+        }
+    }
 }
