@@ -222,12 +222,12 @@ fn loss(setup: &Setup, tokens: f64, head: f64) -> f64 {
         DeviceKind::Cuda => (f64::from(1 << 28), 256.0),
     };
     let rows = (elements / vocab).floor().max(least).min(tokens);
-    // The first chunk's product becomes the sum; from the second on both are there.
     let is_one_chunk = rows >= tokens;
     let (logits, cast) = if c < 4.0 { (c + 8.0, c + 4.0) } else { (8.0, 4.0) };
-    let product = if c < 4.0 { c + 4.0 } else { 4.0 };
-    let sum = if is_one_chunk { 0.0 } else { 4.0 };
-    (logits * rows * vocab + sum * head).max(cast * rows * vocab + (sum + product) * head)
+    // The fp32 sum beside a product; the first fp32 product becomes the sum.
+    let (sum, both) =
+        (if is_one_chunk { 0.0 } else { 4.0 }, if is_one_chunk && c == 4.0 { 4.0 } else { c + 4.0 });
+    (logits * rows * vocab + sum * head).max(cast * rows * vocab + both * head)
 }
 
 /// Share of what comes and goes in the heap that stays behind as holes: measured, 0.27 to 0.37 for models of 40 M and 150 M parameters.

@@ -3,7 +3,11 @@
 use rand::Rng;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result, Trainer,
+    batch::{check_ids, id_tensor},
+    model::{Decoding, to_vec},
+};
 
 /// How to choose the tokens that follow a prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,6 +88,74 @@ impl Sampler {
             }
         }
         nucleus.last().copied().unwrap_or(best)
+    }
+}
+
+impl Trainer {
+    /// The tokens that follow `prompt`, without it. Only as much of the end as the model's context holds is seen.
+    ///
+    /// # Errors
+    /// As [`generate_with`](Self::generate_with).
+    pub fn generate(&self, prompt: &[u32], options: &GenerateOptions) -> Result<Vec<u32>> {
+        let mut tokens = Vec::new();
+        self.generate_with(prompt, options, |token| {
+            tokens.push(token);
+            true
+        })?;
+        Ok(tokens)
+    }
+
+    /// The same, each token as soon as it is chosen, until `take` says no.
+    ///
+    /// Keys and values of what has passed are kept, so a token costs one position; once the context is full, it slides,
+    /// and a token costs all of it.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] if an option is out of range, [`Error::Batch`] if the prompt is empty, [`Error::Token`] if
+    /// it holds an id that the model does not have, [`Error::NotFinite`] if the model's weights are no numbers.
+    pub fn generate_with(
+        &self,
+        prompt: &[u32],
+        options: &GenerateOptions,
+        mut take: impl FnMut(u32) -> bool,
+    ) -> Result<()> {
+        self.whole()?;
+        options.validate()?;
+        if prompt.is_empty() {
+            return Err(Error::Batch {
+                sequences: 1,
+                sequence_length: 0,
+                reason: "the prompt is empty".into(),
+            });
+        }
+        check_ids(prompt, self.model.config.vocab_size)?;
+        let context = self.model.config.max_position_embeddings;
+        let mut sampler = Sampler::new(options);
+        let mut tokens = prompt.to_vec();
+        tokens.drain(..tokens.len().saturating_sub(context));
+        let longest = context.min(tokens.len().saturating_add(options.max_new_tokens));
+        let mut decoding = Decoding::new(&self.model, longest as i64)?;
+        let mut passed = 0;
+        for _ in 0..options.max_new_tokens {
+            if tokens.len() > context {
+                // Every position has moved by one, so nothing that was kept is right any more.
+                tokens.remove(0);
+                decoding.clear();
+                passed = 0;
+            }
+            let ids = id_tensor(&tokens[passed..], tokens.len() - passed, self.model.device)?;
+            let logits = to_vec(&decoding.extend(&self.model, &ids)?)?;
+            if logits.iter().all(|logit| logit.is_nan()) {
+                return Err(Error::NotFinite { what: "logits", value: f64::NAN });
+            }
+            let token = sampler.choose(&logits) as u32;
+            passed = tokens.len();
+            tokens.push(token);
+            if !take(token) || options.stop_tokens.contains(&token) {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

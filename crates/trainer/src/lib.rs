@@ -19,6 +19,7 @@ mod optimizer;
 mod probe;
 mod ranks;
 mod recompute;
+mod step;
 mod trainer;
 
 pub use batch::TokenBatch;
@@ -29,4 +30,5 @@ pub use generate::GenerateOptions;
 pub use optimizer::{AdamWConfig, MuonConfig, OptimizerConfig};
 pub use ranks::serve_rank;
 pub use recompute::Recompute;
-pub use trainer::{StepStats, Trainer, TrainerConfig};
+pub use step::StepStats;
+pub use trainer::{Trainer, TrainerConfig};

@@ -4,16 +4,14 @@ use std::{path::Path, sync::Arc};
 
 use brigade_codec::{Binding, CodecConfig, Layout};
 use brigade_protocol::{ModelConfig, TensorSpec};
-use brigade_torch_ext::foreach;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    ComputeDtype, DeviceChoice, Error, GenerateOptions, OptimizerConfig, Recompute, Result, TokenBatch,
+    ComputeDtype, DeviceChoice, Error, OptimizerConfig, Recompute, Result, TokenBatch,
     batch::{check_ids, check_length, id_tensor},
     compress::{check, compress},
-    generate::Sampler,
-    model::{Decoding, Gradients, Llama, to_vec},
+    model::{Llama, to_vec},
     optimizer::Optimizer,
     ranks::{Command, CompressJob, Group, Host, Workers},
 };
@@ -77,57 +75,6 @@ impl TrainerConfig {
     }
 }
 
-/// What an inner step measured, before it changed the parameters.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepStats {
-    /// Mean cross-entropy per token, in nats.
-    pub loss: f32,
-    /// L2 norm of the gradient of all parameters, before it was clipped.
-    pub grad_norm: f32,
-    /// Number of tokens predicted.
-    pub tokens: usize,
-}
-
-/// What a backward pass is worth, over all ranks.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Measured {
-    /// Mean cross-entropy per token, in nats.
-    pub(crate) loss: f64,
-    /// L2 norm of all gradients.
-    pub(crate) norm: f64,
-}
-
-impl Measured {
-    /// Reads the loss, summed over `batch` in `sum`, and the norm of `gradients` at once: the only time in a step that the
-    /// host waits for its device, and for the other ranks' numbers.
-    ///
-    /// # Errors
-    /// [`Error::NotFinite`] if one of them is not finite; [`Error::Rank`].
-    pub(crate) fn wait(
-        group: &Group,
-        sum: &Tensor,
-        gradients: &[Tensor],
-        batch: &TokenBatch,
-    ) -> Result<Self> {
-        let own = Tensor::f_stack(&[sum, &foreach::global_norm(gradients)?], 0)?;
-        let &[sum, norm] = to_vec(&own)?.as_slice() else {
-            return Err(Error::NotFinite { what: "loss", value: f64::NAN });
-        };
-        let (sum, norm) = (f64::from(sum), f64::from(norm));
-        let (sum, norm) = match group.sum(&[sum, norm * norm])?.as_slice() {
-            &[sum, squares] if group.world() > 1 => (sum, squares.sqrt()),
-            _ => (sum, norm),
-        };
-        let loss = sum * (1.0 / batch.targets() as f64);
-        for (what, value) in [("loss", loss), ("gradient norm", norm)] {
-            if !value.is_finite() {
-                return Err(Error::NotFinite { what, value });
-            }
-        }
-        Ok(Self { loss, norm })
-    }
-}
-
 /// A model, its fp32 master weights and its optimiser state.
 ///
 /// May be moved to another thread, as training runs on a thread of its own, but not shared between threads.
@@ -138,7 +85,7 @@ pub struct Trainer {
     offload: bool,
     /// From the first step on: who only measures needs no room for moments, which take twice that of the weights.
     pub(crate) optimizer: Option<Optimizer>,
-    micro_batch: Option<usize>,
+    pub(crate) micro_batch: Option<usize>,
     /// The other ranks' processes, if this one has started them.
     workers: Option<Workers>,
 }
@@ -311,30 +258,9 @@ impl Trainer {
         Ok(brigade_codec::compress(layout, binding, config, &delta, e)?)
     }
 
-    /// One step of the optimiser with learning rate `lr` on the mean cross-entropy of `batch`.
-    ///
-    /// # Errors
-    /// [`Error::Batch`] or [`Error::Token`] if the batch does not fit the model, [`Error::NotFinite`] if the loss or
-    /// the gradient is not finite. In all of these the parameters and the optimiser are as before.
-    pub fn inner_step(&mut self, batch: &TokenBatch, lr: f64) -> Result<StepStats> {
-        if !(lr.is_finite() && lr >= 0.0) {
-            return Err(Error::Setting { field: "lr", value: lr, must: "at least 0 and finite" });
-        }
-        self.check(batch)?;
-        batch.share(0, self.model.units.group.world())?;
-        self.lead(|| Command::Step {
-            tokens: batch.tokens().to_vec(),
-            sequences: batch.sequences(),
-            sequence_length: batch.sequence_length(),
-            lr,
-        })?;
-        let stepped = self.step_own(batch, lr);
-        self.conclude(stepped)
-    }
-
     /// # Errors
     /// [`Error::Setting`] if the model is spread over ranks.
-    fn whole(&self) -> Result<()> {
+    pub(crate) fn whole(&self) -> Result<()> {
         match self.model.units.group.world() {
             1 => Ok(()),
             ranks => Err(Error::Setting {
@@ -343,61 +269,6 @@ impl Trainer {
                 must: "1 for anything but training",
             }),
         }
-    }
-
-    /// The mean loss of `batch` and its gradients, in the order of [`ModelConfig::tensors`]; changes nothing.
-    ///
-    /// # Errors
-    /// As [`inner_step`](Self::inner_step).
-    pub fn gradients(&self, batch: &TokenBatch) -> Result<(f32, Vec<Vec<f32>>)> {
-        self.whole()?;
-        let (sum, gradients) = self.backward(batch)?;
-        let gradients = gradients.into_inner()?;
-        let Measured { loss, .. } = Measured::wait(&self.model.units.group, &sum, &gradients, batch)?;
-        let mut values = Vec::with_capacity(self.model.units.specs.len());
-        for (unit, flat) in self.model.units.all.iter().zip(gradients) {
-            for view in flat.f_split_with_sizes(&unit.lengths[..], 0)? {
-                values.push(to_vec(&view)?);
-            }
-        }
-        Ok((loss as f32, values))
-    }
-
-    /// This rank's part of the mean loss, an fp32 scalar on its device that nothing has waited for, and the gradients.
-    pub(crate) fn backward(&self, batch: &TokenBatch) -> Result<(Tensor, Gradients)> {
-        self.check(batch)?;
-        let scale = 1.0 / batch.targets() as f64;
-        let group = &self.model.units.group;
-        let batch = &*batch.share(group.rank(), group.world())?;
-        let mut gradients = Gradients::none(&self.model.units);
-        let mut sum: Option<Tensor> = None;
-        for ids in batch.micro_batches(self.micro_batch.unwrap_or(batch.sequences())) {
-            let (inputs, targets) = ids.to_tensors(self.model.device)?;
-            let part = self.model.backward(&inputs, &targets, scale, &mut gradients)?;
-            sum = Some(match sum {
-                Some(sum) => sum.f_add(&part)?,
-                None => part,
-            });
-        }
-        let nothing = || Tensor::f_zeros([], (Kind::Float, self.model.device));
-        Ok((sum.map_or_else(nothing, Ok)?, gradients))
-    }
-
-    /// Mean cross-entropy of every sequence of `batch`, in nats per token; changes nothing. May be NaN if the
-    /// parameters are.
-    ///
-    /// # Errors
-    /// [`Error::Batch`] or [`Error::Token`] if the batch does not fit the model.
-    pub fn losses(&self, batch: &TokenBatch) -> Result<Vec<f32>> {
-        self.whole()?;
-        self.check(batch)?;
-        let mut losses = Vec::with_capacity(batch.sequences());
-        for ids in batch.micro_batches(self.micro_batch.unwrap_or(batch.sequences())) {
-            let (inputs, targets) = ids.to_tensors(self.model.device)?;
-            let tokens = self.model.token_losses(&inputs, &targets)?;
-            losses.extend(to_vec(&tokens.f_mean_dim(Some([1_i64].as_slice()), false, Kind::Float)?)?);
-        }
-        Ok(losses)
     }
 
     /// Logits after every token, fp32 `[sequences, length, vocab]` row-major, for `tokens`
@@ -462,73 +333,7 @@ impl Trainer {
             .map_or_else(|| Optimizer::new(self.settings, &self.model.units, self.offload), Ok)
     }
 
-    /// The tokens that follow `prompt`, without it. Only as much of the end as the model's context holds is seen.
-    ///
-    /// # Errors
-    /// As [`generate_with`](Self::generate_with).
-    pub fn generate(&self, prompt: &[u32], options: &GenerateOptions) -> Result<Vec<u32>> {
-        let mut tokens = Vec::new();
-        self.generate_with(prompt, options, |token| {
-            tokens.push(token);
-            true
-        })?;
-        Ok(tokens)
-    }
-
-    /// The same, each token as soon as it is chosen, until `take` says no.
-    ///
-    /// Keys and values of what has passed are kept, so a token costs one position; once the context is full, it slides,
-    /// and a token costs all of it.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] if an option is out of range, [`Error::Batch`] if the prompt is empty, [`Error::Token`] if
-    /// it holds an id that the model does not have, [`Error::NotFinite`] if the model's weights are no numbers.
-    pub fn generate_with(
-        &self,
-        prompt: &[u32],
-        options: &GenerateOptions,
-        mut take: impl FnMut(u32) -> bool,
-    ) -> Result<()> {
-        self.whole()?;
-        options.validate()?;
-        if prompt.is_empty() {
-            return Err(Error::Batch {
-                sequences: 1,
-                sequence_length: 0,
-                reason: "the prompt is empty".into(),
-            });
-        }
-        check_ids(prompt, self.model.config.vocab_size)?;
-        let context = self.model.config.max_position_embeddings;
-        let mut sampler = Sampler::new(options);
-        let mut tokens = prompt.to_vec();
-        tokens.drain(..tokens.len().saturating_sub(context));
-        let longest = context.min(tokens.len().saturating_add(options.max_new_tokens));
-        let mut decoding = Decoding::new(&self.model, longest as i64)?;
-        let mut passed = 0;
-        for _ in 0..options.max_new_tokens {
-            if tokens.len() > context {
-                // Every position has moved by one, so nothing that was kept is right any more.
-                tokens.remove(0);
-                decoding.clear();
-                passed = 0;
-            }
-            let ids = id_tensor(&tokens[passed..], tokens.len() - passed, self.model.device)?;
-            let logits = to_vec(&decoding.extend(&self.model, &ids)?)?;
-            if logits.iter().all(|logit| logit.is_nan()) {
-                return Err(Error::NotFinite { what: "logits", value: f64::NAN });
-            }
-            let token = sampler.choose(&logits) as u32;
-            passed = tokens.len();
-            tokens.push(token);
-            if !take(token) || options.stop_tokens.contains(&token) {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn check(&self, batch: &TokenBatch) -> Result<()> {
+    pub(crate) fn check(&self, batch: &TokenBatch) -> Result<()> {
         batch.check(self.model.config.vocab_size, self.model.config.max_position_embeddings)
     }
 }

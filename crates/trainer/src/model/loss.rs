@@ -51,8 +51,8 @@ pub(crate) fn loss_gradients(
             Tensor::f_full([1, 1], -1.0, (Kind::Float, hidden.device()))?.f_expand_as(&targets)?;
         let gradient = gradient.f_scatter_add_(1, &targets, &minus_one)?.f_to_kind(weight.f_kind()?)?;
         hidden_gradients.push(gradient.f_matmul(weight)?.f_mul_scalar_(scale)?.f_to_kind(kind)?);
-        let product = gradient.f_tr()?.f_matmul(hidden)?.f_to_kind(Kind::Float)?;
-        weight_gradient = Some(add(weight_gradient, product)?);
+        // Added as it is: an fp32 copy of it would be the largest tensor of a large model's step.
+        weight_gradient = Some(add(weight_gradient, gradient.f_tr()?.f_matmul(hidden)?)?);
     }
     let nothing = || Tensor::f_zeros([0], (Kind::Float, hidden.device()));
     Ok(LossGradients {
@@ -78,10 +78,11 @@ fn log_probabilities(hidden: &Tensor, weight: &Tensor) -> Result<Tensor> {
     Ok(hidden.f_linear(weight, None::<&Tensor>)?.f_log_softmax(-1, Kind::Float)?)
 }
 
+/// An fp32 sum.
 fn add(sum: Option<Tensor>, term: Tensor) -> Result<Tensor> {
     match sum {
         Some(mut sum) => Ok(sum.f_add_(&term)?),
-        None => Ok(term),
+        None => Ok(term.f_to_kind(Kind::Float)?),
     }
 }
 

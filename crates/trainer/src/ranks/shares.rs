@@ -1,7 +1,7 @@
 //! What a rank does with its share when rank 0 says so; rank 0 does the same with its own.
 
 use super::{Command, CompressJob, Host};
-use crate::trainer::Measured;
+use crate::step::Measured;
 use crate::{Error, Result, StepStats, TokenBatch, Trainer};
 
 impl Trainer {

@@ -12,7 +12,7 @@ use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
 use super::group_tests::groups;
 use super::serve::serve;
 use crate::model::tests::tiny;
-use crate::trainer::Measured;
+use crate::step::Measured;
 use crate::{
     ComputeDtype, DeviceChoice, Error, MuonConfig, OptimizerConfig, Recompute, TokenBatch, Trainer,
     TrainerConfig,
