@@ -5,9 +5,12 @@ use tch::{Cuda, Device, Kind, Tensor};
 
 use crate::Result;
 
-/// Elements of a block of host memory, a GiB of fp32. libtorch rounds page-locked memory up to a power of two, so that a block
-/// for each moment would waste up to half of it.
+/// Most elements of a block of host memory, a GiB of fp32. libtorch rounds page-locked memory up to a power of two, so that a
+/// block for each moment would waste up to half of it; blocks of powers of two, each as large as what is still to come has
+/// room for, waste nothing.
 const BLOCK: i64 = 1 << 28;
+/// Least elements of a block, a MiB: all that the last one may waste.
+const LEAST_BLOCK: i64 = 1 << 18;
 
 /// One moment of one span, fp32 and flat.
 #[derive(Debug)]
@@ -109,8 +112,8 @@ impl Storage {
         let (mut pieces, mut missing) = (Vec::new(), parameter.numel() as i64);
         while missing > 0 {
             if block.numel() == 0 {
-                let elements = (*to_come).max(missing) as u64;
-                let elements = (*largest).min(elements.next_power_of_two() as i64);
+                let elements = 1 << (*to_come).max(1).ilog2();
+                let elements = elements.max(LEAST_BLOCK).min(*largest);
                 let zeros = Tensor::f_zeros([elements], tch::kind::FLOAT_CPU)?;
                 *block = if device.is_cuda() { zeros.f_pin_memory(*device)? } else { zeros };
             }
