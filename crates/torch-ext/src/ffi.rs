@@ -28,6 +28,20 @@ pub(crate) struct MemoryBytes {
     pub(crate) peak_reserved: i64,
 }
 
+/// A c10d backend, which only the shim looks into.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Backend {
+    _private: [u8; 0],
+}
+
+/// An operation of one, likewise.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Work {
+    _private: [u8; 0],
+}
+
 /// Null, or an error text that is ours to free.
 pub(crate) type Failure = *mut c_char;
 
@@ -81,6 +95,31 @@ unsafe extern "C" {
     pub(crate) fn btx_cuda_memory(device: i8, out: *mut MemoryBytes) -> Failure;
     pub(crate) fn btx_cuda_reset_peaks(device: i8) -> Failure;
     pub(crate) fn btx_cuda_empty_cache() -> Failure;
+    pub(crate) fn btx_group_new(
+        transport: u8,
+        path: *const c_char,
+        rank: i32,
+        world: i32,
+        timeout: i64,
+        out: *mut *mut Backend,
+    ) -> Failure;
+    pub(crate) fn btx_group_all_gather(
+        group: *mut Backend,
+        full: Handle,
+        shard: Handle,
+        out: *mut *mut Work,
+    ) -> Failure;
+    pub(crate) fn btx_group_reduce_scatter(
+        group: *mut Backend,
+        shard: Handle,
+        full: Handle,
+        out: *mut *mut Work,
+    ) -> Failure;
+    pub(crate) fn btx_group_abort(group: *mut Backend) -> Failure;
+    pub(crate) fn btx_group_check(group: *mut Backend) -> Failure;
+    pub(crate) fn btx_group_free(group: *mut Backend);
+    pub(crate) fn btx_work_wait(work: *mut Work) -> Failure;
+    pub(crate) fn btx_work_free(work: *mut Work);
 }
 
 /// The C++ handles of a list of tensors; valid while the tensors are borrowed.

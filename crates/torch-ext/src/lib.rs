@@ -1,5 +1,5 @@
 //! What libtorch offers and [`tch`] does not: fused AdamW, operations over lists of tensors, backward from a given
-//! gradient, and the CUDA allocator's figures.
+//! gradient, the CUDA allocator's figures, and what ranks do together.
 //!
 //! | module | what it holds |
 //! | --- | --- |
@@ -8,8 +8,9 @@
 //! | [`foreach`] | global norm, clipping, copy, add, lerp, scale, zero: one call for a whole model |
 //! | [`autograd`] | backward with given output gradients; replacing a gradient |
 //! | [`memory`] | what the CUDA caching allocator holds; keeping freed memory on the CPU |
+//! | [`process_group`] | all-gather and reduce-scatter between ranks, over NCCL |
 //!
-//! All `unsafe` of the workspace is in this crate. The C++ half (`src/shim.cpp`, `src/fused.cpp`) turns every exception into an
+//! All `unsafe` of the workspace is in this crate. The C++ half (`src/*.cpp`) turns every exception into an
 //! [`Error`] and checks shapes, kinds and devices before a kernel that trusts them is called.
 //!
 //! Number of threads, `no_grad` and manual seeds are in `tch` itself.
@@ -24,6 +25,8 @@ mod ffi;
 pub mod foreach;
 pub mod fused;
 pub mod memory;
+pub mod process_group;
 
 pub use adamw::{AdamW, AdamWOptions};
 pub use error::{Error, Result};
+pub use process_group::{Operation, ProcessGroup, Transport};

@@ -11,30 +11,17 @@
 
 #include <cstdint>
 #include <cstring>
-#include <exception>
 #include <memory>
 #include <optional>
 #include <vector>
+
+#include "guard.hpp"
 
 namespace {
 
 // As torch-sys has it, so that a pointer from tch means the same here.
 using tensor = at::Tensor *;
 using Tensors = std::vector<at::Tensor>;
-
-template <typename F>
-char *guarded(F &&body) {
-  try {
-    body();
-    return nullptr;
-  } catch (const c10::Error &error) {
-    return strdup(error.what_without_backtrace());
-  } catch (const std::exception &error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("an exception of unknown type");
-  }
-}
 
 Tensors list(const tensor *data, size_t length, const char *name) {
   Tensors result;
