@@ -36,6 +36,17 @@ impl DeviceChoice {
     }
 }
 
+/// How the ranks of one model exchange tensors that are on GPUs. Those on CPUs always go over the ranks' sockets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Exchange {
+    /// From GPU to GPU, over NCCL.
+    #[default]
+    Nccl,
+    /// By way of the host's memory, over the sockets.
+    Host,
+}
+
 /// The precision of activations and of the weights in matrix products; master weights are always fp32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -91,7 +102,9 @@ fn cpu_is_fast_in_bf16() -> bool {
 /// library cannot detect it yet.
 fn is_fast_in_bf16(cpuinfo: &str) -> bool {
     let line = |key: &str| {
-        let of_key = |line: &str| line.split_once(':').filter(|(name, _)| name.trim() == key).map(|(_, value)| value.to_owned());
+        let of_key = |line: &str| {
+            line.split_once(':').filter(|(name, _)| name.trim() == key).map(|(_, value)| value.to_owned())
+        };
         cpuinfo.lines().find_map(of_key).unwrap_or_default()
     };
     let flags = line("flags");

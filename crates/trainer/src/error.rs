@@ -96,6 +96,14 @@ pub enum Error {
         /// What it said last, or how its silence was noticed.
         reason: String,
     },
+    /// The ranks' GPUs cannot be connected, or an operation between them has failed though no rank is lost.
+    #[error(
+        "the ranks of this peer cannot exchange tensors over NCCL: {reason}; with `exchange = \"host\"` under [compute] they go by way of host memory"
+    )]
+    Exchange {
+        /// What NCCL said, or libtorch of it.
+        reason: String,
+    },
     /// Bytes that are not this model's optimiser state.
     #[error("optimiser state: {reason}")]
     OptimizerState {

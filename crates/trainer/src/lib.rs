@@ -3,7 +3,7 @@
 //! - [`Trainer`]: one model on one device, its fp32 master weights and its optimiser state; in the block-by-block
 //!   form of `model/`, which is `transformers`' `LlamaForCausalLM` to the last rounding.
 //! - [`TokenBatch`]: token ids, checked before libtorch sees them.
-//! - [`OptimizerConfig`], [`Recompute`], [`DeviceChoice`], [`ComputeDtype`], [`GenerateOptions`]: what a trainer is told.
+//! - [`OptimizerConfig`], [`Recompute`], [`DeviceChoice`], [`Exchange`], [`ComputeDtype`], [`GenerateOptions`]: what a trainer is told.
 //! - [`compress`](compress()): what training made of the parameters to an update file, on the device where they are.
 //!
 //! A [`Trainer`] may move between threads but is not shared by them. No call panics on bad input: exceptions of
@@ -24,7 +24,7 @@ mod trainer;
 
 pub use batch::TokenBatch;
 pub use compress::compress;
-pub use device::{ComputeDtype, DeviceChoice};
+pub use device::{ComputeDtype, DeviceChoice, Exchange};
 pub use error::{Error, Result};
 pub use generate::GenerateOptions;
 pub use optimizer::{AdamWConfig, MuonConfig, OptimizerConfig};

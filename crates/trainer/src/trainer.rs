@@ -4,11 +4,12 @@ use std::{path::Path, sync::Arc};
 
 use brigade_codec::{Binding, CodecConfig, Layout};
 use brigade_protocol::{ModelConfig, TensorSpec};
+use brigade_torch_ext::Transport;
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
 
 use crate::{
-    ComputeDtype, DeviceChoice, Error, OptimizerConfig, Recompute, Result, TokenBatch,
+    ComputeDtype, DeviceChoice, Error, Exchange, OptimizerConfig, Recompute, Result, TokenBatch,
     batch::{check_ids, check_length, id_tensor},
     compress::{check, compress},
     model::{Llama, to_vec},
@@ -45,6 +46,9 @@ pub struct TrainerConfig {
     /// has its turn: two thirds of a GPU's share of masters and moments become free, each step copies them there and back.
     #[serde(default)]
     pub offload: bool,
+    /// How several ranks exchange tensors on GPUs.
+    #[serde(default)]
+    pub exchange: Exchange,
 }
 
 impl TrainerConfig {
@@ -71,6 +75,7 @@ impl TrainerConfig {
             micro_batch: None,
             recompute: Recompute::default(),
             offload: false,
+            exchange: Exchange::default(),
         }
     }
 }
@@ -115,7 +120,8 @@ impl Trainer {
     /// Only what training takes is possible with several ranks: steps, parameters, the optimiser's state, compression.
     ///
     /// # Errors
-    /// As [`new`](Self::new); [`Error::Rank`] if a process cannot be started or made ready.
+    /// As [`new`](Self::new); [`Error::Rank`] if a process cannot be started or made ready; [`Error::Exchange`] if their GPUs cannot be
+    /// connected.
     pub fn launch(
         config: TrainerConfig,
         ranks: usize,
@@ -143,6 +149,7 @@ impl Trainer {
             micro_batch,
             recompute,
             offload,
+            exchange,
         } = config;
         if let Some(threads) = threads {
             let fits = i32::try_from(threads).ok().filter(|&threads| (1..=4096).contains(&threads));
@@ -160,6 +167,9 @@ impl Trainer {
         let device = device.resolve()?;
         if device == Device::Cpu {
             brigade_torch_ext::memory::keep_freed();
+        }
+        if group.world() > 1 && device.is_cuda() && exchange == Exchange::Nccl {
+            group.connect(Transport::Nccl, device)?;
         }
         let precision = compute_dtype.resolve(device);
         let model = Llama::zeros(model, precision, device, recompute, Arc::clone(&group))?;

@@ -224,6 +224,7 @@ impl Units {
                 values.extend(masters.iter().map(to_vec).collect::<Result<Vec<_>>>()?);
             }
         }
+        self.group.check()?;
         Ok(values)
     }
 

@@ -64,6 +64,8 @@ impl CompressJob {
                 work.put_back(section, owner, &mut own, host.as_mut())?;
             }
         }
+        // Rank 0 has read what was gathered for its own sections, and waits for nobody after the last one.
+        group.check()?;
         host.map(|host| Ok(work.assembler.finish(host.binding)?)).transpose()
     }
 }

@@ -7,12 +7,14 @@ use std::collections::{HashMap, HashSet};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tch::{Kind, Tensor};
 
+use super::direct::{Alarm, Direct};
 use super::link::{Link, Loss, OnEnd};
+use super::under_way::{Gathering, Reducing, Started};
 use crate::{Error, Result};
 
 /// A rank that rank 0 waits for, and that is alive but has sent nothing for so long, hangs: in a GPU that does not answer,
@@ -23,6 +25,9 @@ const STALL: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(crate) struct Group {
     rank: usize,
+    /// The way between the ranks' devices, once they are connected; goes before the sockets, whose end is a loss to others.
+    pub(super) direct: OnceLock<Direct>,
+    pub(super) alarm: Arc<Alarm>,
     /// The other ranks; nothing at this one's own place.
     others: Vec<Option<Other>>,
     operations: AtomicU64,
@@ -60,7 +65,11 @@ impl Inbox {
 impl Group {
     /// A single rank.
     pub(crate) fn alone() -> Arc<Self> {
-        Arc::new(Self { rank: 0, others: vec![None], operations: AtomicU64::new(0) })
+        Arc::new(Self::of(0, vec![None], Arc::default()))
+    }
+
+    fn of(rank: usize, others: Vec<Option<Other>>, alarm: Arc<Alarm>) -> Self {
+        Self { rank, direct: OnceLock::new(), alarm, others, operations: AtomicU64::new(0) }
     }
 
     /// The ranks behind `sockets`, of which there is none for `rank` itself. `on_end` is called when rank 0 is lost or ends.
@@ -72,15 +81,19 @@ impl Group {
         sockets: Vec<Option<UnixStream>>,
         mut on_end: Option<OnEnd>,
     ) -> Result<Arc<Self>> {
+        let alarm = Arc::<Alarm>::default();
         let other = |(rank, socket): (usize, Option<UnixStream>)| -> Result<Option<Other>> {
             let Some(socket) = socket else { return Ok(None) };
             let on_end = on_end.take_if(|_| rank == 0);
-            let link = Link::new(socket, on_end).map_err(|e| Error::Rank { rank, reason: e.to_string() })?;
+            let alarm = Arc::clone(&alarm);
+            let on_loss = Box::new(move |loss: &Loss| alarm.raise(rank, loss));
+            let link = Link::new(socket, on_loss, on_end)
+                .map_err(|e| Error::Rank { rank, reason: e.to_string() })?;
             let (early, abandoned) = (HashMap::new(), HashSet::new());
             Ok(Some(Other { inbox: Mutex::new(Inbox { link, early, abandoned, lost: None }) }))
         };
         let others = sockets.into_iter().enumerate().map(other).collect::<Result<_>>()?;
-        Ok(Arc::new(Self { rank, others, operations: AtomicU64::new(0) }))
+        Ok(Arc::new(Self::of(rank, others, alarm)))
     }
 
     /// This rank's number.
@@ -106,17 +119,24 @@ impl Group {
 
     /// Puts the ranks' shards, 1-D and equally long, one after the other, on every rank.
     pub(crate) fn all_gather(self: &Arc<Self>, shard: &Tensor) -> Result<Gathering> {
+        if let Some(direct) = self.direct_for(shard) {
+            return Ok(Gathering::direct(self, direct.all_gather(shard)?));
+        }
         let (operation, bytes) = (self.next(), to_bytes(shard)?);
         self.send_to_all(operation, |_| Ok(bytes.clone()))?;
-        Ok(Gathering(Started::new(self, operation, shard.shallow_clone())))
+        Ok(Gathering::sockets(Started::new(self, operation, shard.shallow_clone())))
     }
 
-    /// Adds up `full` `[world · n]` over the ranks; each gets its own n elements of the sum.
+    /// Adds up `full` `[world · n]` over the ranks; each gets its own n elements of the sum. Between GPUs the order of the summands
+    /// is NCCL's.
     pub(crate) fn reduce_scatter(self: &Arc<Self>, full: &Tensor) -> Result<Reducing> {
+        if let Some(direct) = self.direct_for(full) {
+            return Ok(Reducing::direct(self, direct.reduce_scatter(full)?));
+        }
         let operation = self.next();
         let shards = full.f_chunk(self.world() as i64, 0)?;
         self.send_to_all(operation, |rank| to_bytes(&shards[rank]))?;
-        Ok(Reducing(Started::new(self, operation, shards[self.rank].shallow_clone())))
+        Ok(Reducing::sockets(Started::new(self, operation, shards[self.rank].shallow_clone())))
     }
 
     /// The sum of each of `values` over the ranks, added in their order; the same bits on all.
@@ -139,7 +159,10 @@ impl Group {
         let operation = self.next();
         self.send_to_all(operation, |_| Ok(bytes.to_vec()))?;
         let one = |rank| if rank == self.rank { Ok(bytes.to_vec()) } else { self.receive(rank, operation) };
-        (0..self.world()).map(one).collect()
+        let all = (0..self.world()).map(one).collect::<Result<_>>()?;
+        // What is summed here has come from devices; a rank may have sent its part and then been lost.
+        self.check()?;
+        Ok(all)
     }
 
     /// Gives every rank what rank 0 has for it; only rank 0 knows `shares`.
@@ -185,8 +208,18 @@ impl Group {
         Ok(Vec::new())
     }
 
+    fn direct_for(&self, tensor: &Tensor) -> Option<&Direct> {
+        self.direct.get().filter(|direct| direct.takes(tensor))
+    }
+
     fn next(&self) -> u64 {
         self.operations.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Nobody will wait for `operation`.
+    pub(super) fn abandon(&self, operation: u64) {
+        let others = (0..self.world()).filter_map(|rank| self.inbox(rank));
+        others.for_each(|mut inbox| inbox.abandon(operation));
     }
 
     fn inbox(&self, rank: usize) -> Option<std::sync::MutexGuard<'_, Inbox>> {
@@ -235,7 +268,7 @@ impl Group {
     }
 
     /// What `rank` sent as a 1-D tensor like `own`.
-    fn receive_like(&self, rank: usize, operation: u64, own: &Tensor) -> Result<Tensor> {
+    pub(super) fn receive_like(&self, rank: usize, operation: u64, own: &Tensor) -> Result<Tensor> {
         let (bytes, kind) = (self.receive(rank, operation)?, own.f_kind()?);
         let expected = own.numel() * kind.elt_size_in_bytes();
         if bytes.len() != expected {
@@ -246,74 +279,6 @@ impl Group {
 
     fn out_of_step(&self, rank: usize, expected: usize, found: usize) -> Error {
         Error::Rank { rank, reason: format!("it sent {found} bytes where {expected} were expected") }
-    }
-}
-
-/// An operation that was started. Who drops it without waiting gives up what the others send for it.
-#[derive(Debug)]
-struct Started {
-    group: Arc<Group>,
-    operation: u64,
-    own: Tensor,
-    is_over: bool,
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        if !self.is_over {
-            let others = (0..self.group.world()).filter_map(|rank| self.group.inbox(rank));
-            others.for_each(|mut inbox| inbox.abandon(self.operation));
-        }
-    }
-}
-
-impl Started {
-    fn new(group: &Arc<Group>, operation: u64, own: Tensor) -> Self {
-        Self { group: Arc::clone(group), operation, own, is_over: false }
-    }
-
-    /// Calls `take` with what every rank has sent, in their order.
-    fn wait(mut self, mut take: impl FnMut(usize, Tensor) -> Result<()>) -> Result<()> {
-        self.is_over = true;
-        for rank in 0..self.group.world() {
-            let term = match rank == self.group.rank {
-                true => self.own.shallow_clone(),
-                false => self.group.receive_like(rank, self.operation, &self.own)?,
-            };
-            take(rank, term)?;
-        }
-        Ok(())
-    }
-}
-
-/// A gather under way.
-#[derive(Debug)]
-pub(crate) struct Gathering(Started);
-
-impl Gathering {
-    /// All shards, `[world · n]`.
-    pub(crate) fn wait(self) -> Result<Tensor> {
-        let (own, world) = (&self.0.own, self.0.group.world() as i64);
-        let n = own.size()[0];
-        let full = Tensor::f_empty([n * world], (own.f_kind()?, own.device()))?;
-        self.0.wait(|rank, shard| Ok(full.f_narrow(0, n * rank as i64, n)?.f_copy_(&shard)?))?;
-        Ok(full)
-    }
-}
-
-/// A sum under way.
-#[derive(Debug)]
-pub(crate) struct Reducing(Started);
-
-impl Reducing {
-    /// This rank's part of the sum, added in the order of the ranks.
-    pub(crate) fn wait(self) -> Result<Tensor> {
-        let mut sum = self.0.own.f_zeros_like()?;
-        self.0.wait(|_, term| {
-            sum = sum.f_add_(&term)?;
-            Ok(())
-        })?;
-        Ok(sum)
     }
 }
 

@@ -23,6 +23,9 @@ const FAILURE: u8 = 2;
 /// What is to be done when a rank is lost or ends.
 pub(super) type OnEnd = Box<dyn FnOnce() + Send>;
 
+/// What is to be done at once when a rank is lost, besides telling who waits for it.
+pub(super) type OnLoss = Box<dyn FnOnce(&Loss) + Send>;
+
 /// A payload, and the number of the operation that it belongs to.
 pub(super) type Payload = (u64, Vec<u8>);
 
@@ -52,11 +55,11 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// `on_end` is called, on a thread of its own, when nothing more will come.
+    /// `on_loss` is called, on a thread of the link's, when the other rank is lost or ends; then `on_end`, when nothing more will come.
     ///
     /// # Errors
     /// When the socket cannot be shared between threads, or no thread can be started.
-    pub(super) fn new(socket: UnixStream, on_end: Option<OnEnd>) -> io::Result<Self> {
+    pub(super) fn new(socket: UnixStream, on_loss: OnLoss, on_end: Option<OnEnd>) -> io::Result<Self> {
         socket.set_read_timeout(Some(SILENCE))?;
         socket.set_write_timeout(Some(SILENCE))?;
         let (outgoing, to_send) = mpsc::channel();
@@ -65,7 +68,7 @@ impl Link {
         let sending = thread::Builder::new().name("rank-send".into());
         let sending = sending.spawn(move || send_all(socket, &to_send))?;
         thread::Builder::new().name("rank-receive".into()).spawn(move || {
-            receive_all(reader, &received);
+            receive_all(reader, &received, on_loss);
             drop(received);
             if let Some(on_end) = on_end {
                 on_end();
@@ -110,7 +113,7 @@ fn send_all(mut socket: UnixStream, to_send: &Receiver<(u8, Payload)>) {
     let _ = socket.shutdown(Shutdown::Write);
 }
 
-fn receive_all(mut socket: UnixStream, received: &Sender<Result<Payload, Loss>>) {
+fn receive_all(mut socket: UnixStream, received: &Sender<Result<Payload, Loss>>, on_loss: OnLoss) {
     let loss = |reason| Loss { origin: None, reason };
     loop {
         let next = match receive(&mut socket) {
@@ -131,8 +134,12 @@ fn receive_all(mut socket: UnixStream, received: &Sender<Result<Payload, Loss>>)
                 _ => error.to_string(),
             })),
         };
-        let is_over = next.is_err();
-        if received.send(next).is_err() || is_over {
+        let lost = next.as_ref().err().cloned();
+        let is_over = received.send(next).is_err();
+        if let Some(loss) = lost {
+            return on_loss(&loss);
+        }
+        if is_over {
             return;
         }
     }

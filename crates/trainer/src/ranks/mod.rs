@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | `link` | frames between two ranks, and how the death of one is noticed |
 //! | `group` | what all ranks do together: gather, scatter, reduce |
+//! | `under_way` | what was started and is waited for later |
+//! | `direct` | tensors that go from GPU to GPU, over NCCL |
 //! | `meet` | how they find each other |
 //! | `workers` | the processes of the other ranks, started by rank 0 |
 //! | `serve` | what such a process does |
@@ -14,6 +16,9 @@
 //! together only while it is computed with.
 
 mod compress;
+mod direct;
+#[cfg(test)]
+mod direct_tests;
 mod group;
 #[cfg(test)]
 mod group_tests;
@@ -23,11 +28,13 @@ mod serve;
 mod shares;
 #[cfg(test)]
 mod tests;
+mod under_way;
 mod workers;
 
 pub(crate) use compress::{CompressJob, Host};
 
-pub(crate) use group::{Gathering, Group, Reducing, from_bytes, to_bytes};
+pub(crate) use group::{Group, from_bytes, to_bytes};
 pub(crate) use serve::Command;
 pub use serve::serve_rank;
+pub(crate) use under_way::{Gathering, Reducing};
 pub(crate) use workers::Workers;

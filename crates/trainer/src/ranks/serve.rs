@@ -67,7 +67,7 @@ pub fn serve_rank(folder: &Path, rank: usize, ranks: usize) -> Result<()> {
 
 /// The same, once the ranks have met.
 pub(super) fn serve(group: &Arc<Group>) -> Result<()> {
-    let outcome = (|| {
+    let outcome = (|| -> Result<()> {
         let config = group.broadcast(None)?;
         let config: TrainerConfig =
             serde_json::from_slice(&config).map_err(|e| Error::Rank { rank: 0, reason: e.to_string() })?;
@@ -86,10 +86,7 @@ pub(super) fn serve(group: &Arc<Group>) -> Result<()> {
             }
         }
     })();
-    if let Err(error) = &outcome {
-        group.fail(error);
-    }
-    outcome
+    outcome.map_err(|error| group.fail_of(error))
 }
 
 fn follow(trainer: &mut Trainer, command: Command) -> Result<()> {

@@ -16,11 +16,10 @@ impl Trainer {
     /// `outcome`; if it is an error that the other ranks may not have met, they are told, and end: the ranks would be at
     /// different places.
     pub(crate) fn conclude<R>(&self, outcome: Result<R>) -> Result<R> {
-        match &outcome {
-            Ok(_) | Err(Error::NotFinite { .. }) => {}
-            Err(error) => self.model.units.group.fail(error),
+        match outcome {
+            Ok(_) | Err(Error::NotFinite { .. }) => outcome,
+            Err(error) => Err(self.model.units.group.fail_of(error)),
         }
-        outcome
     }
 
     pub(crate) fn load_shares(&mut self, tensors: Option<&[impl AsRef<[f32]>]>) -> Result<()> {

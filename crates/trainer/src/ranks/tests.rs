@@ -19,11 +19,11 @@ use crate::{
 };
 
 /// Extents that neither two nor four divide, so that shares are filled up.
-fn model(tie_word_embeddings: bool) -> ModelConfig {
+pub(super) fn model(tie_word_embeddings: bool) -> ModelConfig {
     ModelConfig { vocab_size: 131, hidden_size: 20, num_hidden_layers: 3, tie_word_embeddings, ..tiny() }
 }
 
-fn parameters(model: &ModelConfig) -> Vec<Vec<f32>> {
+pub(super) fn parameters(model: &ModelConfig) -> Vec<Vec<f32>> {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let mut random = |numel| (0..numel).map(|_| (rng.random::<f32>() - 0.5) * 0.2).collect();
     let tensors = model.tensors();
@@ -33,7 +33,7 @@ fn parameters(model: &ModelConfig) -> Vec<Vec<f32>> {
         .collect()
 }
 
-fn batch(step: u64, sequences: usize) -> TokenBatch {
+pub(super) fn batch(step: u64, sequences: usize) -> TokenBatch {
     let mut rng = ChaCha8Rng::seed_from_u64(step % 10);
     let tokens = (0..sequences * 17).map(|_| rng.random_range(0..131)).collect();
     TokenBatch::new(tokens, sequences, 16).unwrap()
@@ -59,7 +59,7 @@ fn with_ranks<R>(ranks: usize, config: &TrainerConfig, work: impl FnOnce(&mut Tr
     })
 }
 
-fn config(model: ModelConfig, compute_dtype: ComputeDtype) -> TrainerConfig {
+pub(super) fn config(model: ModelConfig, compute_dtype: ComputeDtype) -> TrainerConfig {
     let (device, threads) = (DeviceChoice::Cpu, Some(1));
     TrainerConfig { device, compute_dtype, threads, micro_batch: Some(2), ..TrainerConfig::new(model) }
 }

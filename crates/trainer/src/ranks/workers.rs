@@ -57,7 +57,7 @@ impl Workers {
 }
 
 /// A folder that only its owner may enter, whatever the umask.
-fn private_folder() -> std::io::Result<TempDir> {
+pub(super) fn private_folder() -> std::io::Result<TempDir> {
     let mut builder = tempfile::Builder::new();
     builder.prefix("brigade-ranks-").permissions(Permissions::from_mode(0o700)).tempdir()
 }
