@@ -104,6 +104,8 @@ pub struct Compute {
     pub recompute: Option<Recompute>,
     /// Whether the optimiser's moments lie in the host's memory between steps; on the device when absent.
     pub offload: Option<bool>,
+    /// How `ranks` exchange tensors on GPUs: `nccl`, also when absent, or `host`.
+    pub exchange: Option<String>,
 }
 
 /// Which blocks are run again: `"none"`, `"all"`, or a number n for every n-th.

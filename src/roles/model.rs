@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use anyhow::Context as _;
 use brigade_protocol::{Manifest, ModelConfig, Optimizer, Training};
 use brigade_trainer::{
-    AdamWConfig, ComputeDtype, DeviceChoice, MuonConfig, OptimizerConfig, Trainer, TrainerConfig,
+    AdamWConfig, ComputeDtype, DeviceChoice, Exchange, MuonConfig, OptimizerConfig, Trainer, TrainerConfig,
 };
 use tokio::sync::oneshot;
 
@@ -145,6 +145,11 @@ pub(crate) fn device_config(model: &ModelConfig, compute: &Compute) -> Result<Tr
         Some("bfloat16") => ComputeDtype::BFloat16,
         Some(text) => return Err(invalid("dtype", text, "auto, float32, or bfloat16")),
     };
+    let exchange = match compute.exchange.as_deref() {
+        None | Some("nccl") => Exchange::Nccl,
+        Some("host") => Exchange::Host,
+        Some(text) => return Err(invalid("exchange", text, "nccl or host")),
+    };
     Ok(TrainerConfig {
         device,
         compute_dtype,
@@ -152,6 +157,7 @@ pub(crate) fn device_config(model: &ModelConfig, compute: &Compute) -> Result<Tr
         micro_batch: compute.micro_batch,
         recompute: recompute(compute)?,
         offload: compute.offload.unwrap_or(false),
+        exchange,
         ..TrainerConfig::new(model.clone())
     })
 }
@@ -198,6 +204,12 @@ mod tests {
         assert!(error.contains("recompute must be"), "{error}");
         let offload = |text: &str| device_config(&model, &toml::from_str(text).unwrap()).unwrap().offload;
         assert!(!offload("") && offload("offload = true"));
+        let exchange =
+            |text: &str| device_config(&model, &toml::from_str(text).unwrap()).map(|found| found.exchange);
+        assert_eq!(exchange("").unwrap(), Exchange::Nccl);
+        assert_eq!(exchange("exchange = \"host\"").unwrap(), Exchange::Host);
+        let error = exchange("exchange = \"gloo\"").unwrap_err().to_string();
+        assert!(error.contains("compute.exchange") && error.contains("nccl or host"), "{error}");
     }
 
     #[test]
