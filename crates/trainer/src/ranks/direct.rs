@@ -124,7 +124,7 @@ impl Direct {
 
     /// A rank that is gone breaks its connections to all others' devices, and that may be noticed before its socket is.
     pub(super) fn explain(&self, error: brigade_torch_ext::Error) -> Error {
-        self.alarm.lost_within(NOTICE).unwrap_or_else(|| Error::Exchange { reason: error.to_string() })
+        self.alarm.lost_within(NOTICE).unwrap_or_else(|| failure(&error))
     }
 }
 
@@ -196,6 +196,12 @@ impl Group {
     }
 }
 
+/// NCCL's own messages are several lines long.
+fn failure(error: &brigade_torch_ext::Error) -> Error {
+    let text = error.to_string();
+    Error::Exchange { reason: text.split_whitespace().collect::<Vec<_>>().join(" ") }
+}
+
 fn by_number(file: &File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
@@ -208,7 +214,7 @@ fn first(
     world: usize,
     device: Device,
 ) -> Result<Arc<ProcessGroup>> {
-    let failed = |e: brigade_torch_ext::Error| Error::Exchange { reason: e.to_string() };
+    let failed = |e| failure(&e);
     let group = ProcessGroup::new(transport, meeting, rank, world, STALL).map_err(failed)?;
     let group = Arc::new(group);
     let own = Tensor::f_full([1], rank as f64, (Kind::Float, device))?;
