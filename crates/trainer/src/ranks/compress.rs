@@ -64,8 +64,6 @@ impl CompressJob {
                 work.put_back(section, owner, &mut own, host.as_mut())?;
             }
         }
-        // Rank 0 has read what was gathered for its own sections, and waits for nobody after the last one.
-        group.check()?;
         host.map(|host| Ok(work.assembler.finish(host.binding)?)).transpose()
     }
 }
@@ -105,7 +103,10 @@ impl Work<'_> {
         }
         let (packed, left) =
             compress_section(self.layout, self.config, &mut self.assembler, section, &inputs)?;
-        Ok(Some(Done { packed, left: to_bytes(&Tensor::f_cat(&left, 0)?)? }))
+        let left = to_bytes(&Tensor::f_cat(&left, 0)?)?;
+        // All of it has been read from the device, and nothing of it handed on.
+        self.group.check()?;
+        Ok(Some(Done { packed, left }))
     }
 
     /// Brings `section` from its `owner`, who has it as `own`, to rank 0's file and error feedback.

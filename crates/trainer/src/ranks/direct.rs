@@ -4,8 +4,8 @@
 //! the host finds out where it waits for its device next (`to_vec`, `to_bytes`), and might wait there for ever, for a kernel that
 //! waits for a rank that is gone. The sockets are there all the same, and the thread that reads a lost rank's end
 //! raises the [`Alarm`]: that aborts the communicator, which ends its kernels and lets the stream go on, with whatever is in memory.
-//! The host then comes back with numbers that mean nothing, so [`Group::check`] comes after each time that numbers leave the device.
-//! It cannot miss the loss: that is written down before the communicator is aborted.
+//! The host then comes back with numbers that mean nothing, so [`Group::check`] comes after each time that numbers leave the device
+//! and before they go anywhere else, to another rank, say, who may not know yet. It cannot miss the loss: that is written down before the communicator is aborted.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -163,8 +163,8 @@ impl Group {
         self.direct.set(direct).map_err(|_| refuse("the ranks are connected already".into()))
     }
 
-    /// What numbers from a device are worth: to be called after the host has read what was gathered or summed, and before anybody
-    /// relies on it.
+    /// What numbers from a device are worth: to be called after the host has read what was gathered or summed, and before it is
+    /// relied on or sent.
     ///
     /// # Errors
     /// [`Error::Rank`] or [`Error::Exchange`] if they may be anything.

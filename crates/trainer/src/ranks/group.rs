@@ -156,13 +156,12 @@ impl Group {
 
     /// Everybody's `bytes`, in the order of the ranks.
     fn exchange(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>> {
+        // What is summed was read from devices. Before it is sent: another may not know yet that a rank is lost.
+        self.check()?;
         let operation = self.next();
         self.send_to_all(operation, |_| Ok(bytes.to_vec()))?;
         let one = |rank| if rank == self.rank { Ok(bytes.to_vec()) } else { self.receive(rank, operation) };
-        let all = (0..self.world()).map(one).collect::<Result<_>>()?;
-        // What is summed here has come from devices; a rank may have sent its part and then been lost.
-        self.check()?;
-        Ok(all)
+        (0..self.world()).map(one).collect()
     }
 
     /// Gives every rank what rank 0 has for it; only rank 0 knows `shares`.
