@@ -91,7 +91,9 @@ fn cpu_is_fast_in_bf16() -> bool {
 /// library cannot detect it yet.
 fn is_fast_in_bf16(cpuinfo: &str) -> bool {
     let line = |key: &str| {
-        let of_key = |line: &str| line.split_once(':').filter(|(name, _)| name.trim() == key).map(|(_, value)| value.to_owned());
+        let of_key = |line: &str| {
+            line.split_once(':').filter(|(name, _)| name.trim() == key).map(|(_, value)| value.to_owned())
+        };
         cpuinfo.lines().find_map(of_key).unwrap_or_default()
     };
     let flags = line("flags");
@@ -109,6 +111,22 @@ mod tests {
         let error = DeviceChoice::Cuda(usize::MAX).resolve().unwrap_err();
         assert!(error.to_string().contains("cuda:18446744073709551615"), "{error}");
         assert_eq!(DeviceChoice::Cpu.resolve().unwrap(), Device::Cpu);
+    }
+
+    #[test]
+    fn bf16_is_for_cpus_that_are_faster_in_it() {
+        let cpu = |vendor: &str, flags: &str| {
+            format!("processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags} sse\n")
+        };
+        for (vendor, flags, is_fast) in [
+            ("AuthenticAMD", "avx512_bf16", true),
+            ("GenuineIntel", "avx512_bf16", false),
+            ("GenuineIntel", "avx512_bf16 amx_bf16 amx_tile", true),
+            ("AuthenticAMD", "avx512f", false),
+        ] {
+            assert_eq!(is_fast_in_bf16(&cpu(vendor, flags)), is_fast, "{vendor} {flags}");
+        }
+        assert!(!is_fast_in_bf16(""));
     }
 
     #[test]
