@@ -186,6 +186,7 @@ pub(crate) struct FewSymbols {
 impl FewSymbols {
     /// Of a table with no more than [`FEW`] symbols.
     pub(crate) fn new(table: &Table) -> Self {
+        const { assert!(crate::section::SCALE_SYMBOLS <= FEW) };
         let starts = std::array::from_fn(|symbol| table.starts[symbol]);
         debug_assert_eq!(usize::from(starts[FEW]), SLOTS, "more symbols than few");
         Self { starts }
