@@ -224,9 +224,11 @@ fn loss(setup: &Setup, tokens: f64, head: f64) -> f64 {
     let rows = (elements / vocab).floor().max(least).min(tokens);
     let is_one_chunk = rows >= tokens;
     let (logits, cast) = if c < 4.0 { (c + 8.0, c + 4.0) } else { (8.0, 4.0) };
-    // The fp32 sum beside a product; the first fp32 product becomes the sum.
-    let (sum, both) =
-        (if is_one_chunk { 0.0 } else { 4.0 }, if is_one_chunk && c == 4.0 { 4.0 } else { c + 4.0 });
+    // The fp32 sum beside a product, of which a CPU makes an fp32 copy to add it; the first one's copy becomes the sum.
+    let sum = if is_one_chunk { 0.0 } else { 4.0 };
+    let copy = if c < 4.0 && (is_one_chunk || setup.device == DeviceKind::Cpu) { 4.0 } else { 0.0 };
+    // The copy of the first chunk's product is there without a sum, also where later ones need none.
+    let both = (sum + c + copy).max(c + if c < 4.0 { 4.0 } else { 0.0 });
     (logits * rows * vocab + sum * head).max(cast * rows * vocab + both * head)
 }
 

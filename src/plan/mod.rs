@@ -33,7 +33,7 @@ pub struct Setup {
     pub gpus: u64,
     /// Precision of activations and of weights in matrix products.
     pub precision: Precision,
-    /// Whether bf16 is widened to fp32 for matrix products, as on CPUs without AMX.
+    /// Whether bf16 is widened to fp32 for matrix products, as on CPUs that are slow in it.
     pub is_widened: bool,
     /// Tokens in a sequence.
     pub sequence_length: u64,

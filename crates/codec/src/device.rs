@@ -179,6 +179,6 @@ impl Assembler {
         if actual != expected {
             return Err(Error::Shape { what: "number of sections", expected, actual });
         }
-        header::write(Kind::Update, binding, &self.layout, self.config.format(), &self.sections)
+        header::write(Kind::Update, binding, &self.layout, self.config.format(), self.sections)
     }
 }

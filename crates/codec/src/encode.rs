@@ -82,7 +82,7 @@ pub fn compress(
         .collect();
     // The first section's error, whatever thread was first.
     let sections = sections.into_iter().collect::<Result<Vec<_>>>()?;
-    header::write(Kind::Update, binding, layout, config.format(), &sections)
+    header::write(Kind::Update, binding, layout, config.format(), sections)
 }
 
 /// Buffers that one section after the other uses.

@@ -186,13 +186,13 @@ pub(crate) fn frame_len(sections: usize) -> usize {
     PREFIX + header_len(sections) + DIGEST
 }
 
-/// Puts the frame around `sections`, hashing and copying them in parallel.
+/// Puts the frame around `sections`, hashing and copying them in parallel; each is let go once it has been copied.
 pub(crate) fn write(
     kind: Kind,
     binding: &Binding,
     layout: &Layout,
     format: Format,
-    sections: &[Vec<u8>],
+    sections: Vec<Vec<u8>>,
 ) -> Result<Vec<u8>> {
     let entry = |(i, section): (usize, &Vec<u8>)| {
         let (actual, limit) = (section.len() as u64, bound::section_bytes(layout, i, format));
@@ -214,7 +214,7 @@ pub(crate) fn write(
 }
 
 /// `front` and then `sections`. The threads share the copying, and with it the first touch of each page.
-fn concatenate(front: &[u8], sections: &[Vec<u8>]) -> Vec<u8> {
+fn concatenate(front: &[u8], sections: Vec<Vec<u8>>) -> Vec<u8> {
     let payload: usize = sections.iter().map(Vec::len).sum();
     let mut file = vec![0; front.len() + payload];
     let (start, mut rest) = file.split_at_mut(front.len());
@@ -225,7 +225,7 @@ fn concatenate(front: &[u8], sections: &[Vec<u8>]) -> Vec<u8> {
         places.push((place, section));
         rest = behind;
     }
-    places.into_par_iter().for_each(|(place, section)| place.copy_from_slice(section));
+    places.into_par_iter().for_each(|(place, section)| place.copy_from_slice(&section));
     file
 }
 

@@ -63,7 +63,7 @@ impl DeltaBinding {
 /// Elsewhere `e` does not change. The caller has folded outer
 /// learning rate, weights and clipping into the coefficients. Same inputs, same bytes, on every machine.
 ///
-/// Memory, for each thread: two tables and a chunk of each update, some 40 kB, and one section of the delta; beside the
+/// Memory, for each thread: a table and a chunk of each update, some 20 kB, and one section of the delta; beside the
 /// finished part of the file.
 ///
 /// # Errors
@@ -97,7 +97,7 @@ pub fn merge(
         .collect();
     // The first section's error, whatever thread was first.
     let sections = sections.into_iter().collect::<Result<Vec<_>>>()?;
-    header::write(Kind::Delta, &binding.in_header(), layout, config.format(), &sections)
+    header::write(Kind::Delta, &binding.in_header(), layout, config.format(), sections)
 }
 
 fn merge_section(

@@ -4,7 +4,7 @@
 //! sixteen symbols at a time; they share the words, in the order in which the reader needs them. A symbol may carry raw
 //! bits along, which saves a step for what cannot be compressed.
 
-use crate::table::{SLOT_BITS, SLOTS, Table};
+use crate::table::{FewSymbols, SLOT_BITS, SLOTS, Table};
 
 /// Independent states.
 pub(crate) const LANES: usize = 16;
@@ -102,11 +102,11 @@ impl<'a> Decoder<'a> {
         (slot.symbol(), raw)
     }
 
-    /// The next symbol of lane 0, of one of at most 16 symbols: counting them is less work than fetching a slot.
+    /// The next symbol of lane 0, which is one of few.
     #[inline(always)]
-    pub(crate) fn symbol_of_few(&mut self, table: &Table) -> u32 {
+    pub(crate) fn symbol_of_few(&mut self, table: &FewSymbols) -> u32 {
         let x = self.lanes[0];
-        let (symbol, start, share) = table.search_few(x as u32);
+        let (symbol, start, share) = table.search(x as u32);
         let offset = (x & (SLOTS as u64 - 1)) - start;
         self.refill(0, share * (x >> SLOT_BITS) + offset);
         symbol

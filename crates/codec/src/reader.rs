@@ -8,7 +8,7 @@ use crate::section::{
     kept_in_chunk,
 };
 use crate::simd::Simd;
-use crate::table::Table;
+use crate::table::{FewSymbols, Table};
 
 /// First part of a chunk.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,12 +27,12 @@ pub(crate) struct Reader<'a> {
     levels: Levels,
     low_bits: u32,
     counts: [u16; 2],
-    scales: Table,
+    scales: FewSymbols,
     table: Table,
     decoder: Decoder<'a>,
     /// Code of the last scale that was not zero.
     scale: u16,
-    /// Of the current chunk.
+    /// Of the chunk that [`next_of_all`](Self::next_of_all) is about to read.
     head: Head,
     /// Positions of the current chunk's values, increasing.
     pub(crate) positions: Vec<u16>,
@@ -62,7 +62,7 @@ impl<'a> Reader<'a> {
         if counts[0] > counts[1] || usize::from(counts[1]) > CHUNK || (counts[0] == 0) != (counts[1] == 0) {
             return Err("the range of counts is impossible");
         }
-        let scales = Table::read(rest, SCALE_SYMBOLS)?;
+        let scales = FewSymbols::new(&Table::read(rest, SCALE_SYMBOLS)?);
         let table = Table::read(rest, format.symbols())?;
         Ok(Self {
             simd,
@@ -87,7 +87,8 @@ impl<'a> Reader<'a> {
         self.read_values(head, len)
     }
 
-    /// The same of many readers, whose bytes have all been read before without an error. Faster than one after the other.
+    /// The same of many readers, whose bytes have all been read before without an error: after an error they are of no
+    /// further use. Faster than one after the other.
     pub(crate) fn next_of_all(readers: &mut [Self], len: usize) -> Result<(), Reason> {
         // All heads first: a processor that has just written one lane must wait before it can read all of them at once.
         for reader in &mut *readers {
@@ -95,14 +96,21 @@ impl<'a> Reader<'a> {
         }
         let (pairs, rest) = readers.as_chunks_mut::<2>();
         for [a, b] in pairs {
-            let simd = a.simd;
-            let (mut values_a, mut values_b) = (a.values(a.head), b.values(b.head));
-            simd.read_groups_of_two(&mut values_a, &mut values_b);
-            let (end_a, end_b) = (values_a.read_all(simd), values_b.read_all(simd));
+            let heads = [a.head, b.head];
+            let [end_a, end_b] = Self::read_two([a, b], heads);
             a.check(end_a, len)?;
             b.check(end_b, len)?;
         }
         rest.iter_mut().try_for_each(|reader| reader.read_values(reader.head, len))
+    }
+
+    /// Reads the values of two chunks in turns; returns the places behind their last values.
+    fn read_two([a, b]: [&mut Self; 2], heads: [Head; 2]) -> [u32; 2] {
+        // Any width will do for both: all lead to the same.
+        let simd = a.simd;
+        let (mut a, mut b) = (a.values(heads[0]), b.values(heads[1]));
+        simd.read_groups_of_two(&mut a, &mut b);
+        [a.read_all(simd), b.read_all(simd)]
     }
 
     /// First part of a chunk: code of its scale, and how many values it has.
@@ -213,12 +221,14 @@ impl Values<'_, '_> {
         while !self.positions.is_empty() {
             simd.read_groups(self);
             // Where a distance is far, or the stream is about to end.
-            if let (Some(positions), Some(values)) = (self.positions.first_mut(), self.values.first_mut()) {
-                let (mut group, mut decoded) = (*positions, *values);
-                self.read(&mut group, &mut decoded);
-                (self.positions[0], self.values[0]) = (group, decoded);
-                self.skip(1);
-            }
+            let (Some(positions), Some(values)) = (self.positions.first_mut(), self.values.first_mut())
+            else {
+                break;
+            };
+            let (mut group, mut decoded) = (*positions, *values);
+            self.read(&mut group, &mut decoded);
+            (self.positions[0], self.values[0]) = (group, decoded);
+            self.skip(1);
         }
         let (positions, values) =
             (std::mem::take(&mut self.last_positions), std::mem::take(&mut self.last_values));
@@ -263,3 +273,6 @@ fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], Reason> {
     *bytes = rest;
     Ok(*first)
 }
+
+#[cfg(test)]
+mod tests;

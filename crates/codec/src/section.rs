@@ -153,7 +153,7 @@ mod tests {
         #[test]
         fn many_are_read_like_one(
             spreads in prop::collection::vec(1..300_u32, 1..6), seed in any::<u32>(), chunks in 1..6_usize,
-            bits in prop::sample::select(vec![1, 2, 4]),
+            bits in 1..=4_u8,
         ) {
             let format = Format { bits: CodeBits::from_number(bits).unwrap(), top_k: None };
             let section = |(i, &spread): (usize, &u32)| {
@@ -180,7 +180,7 @@ mod tests {
         fn all_widths_read_garbage_the_same(
             lanes in prop::collection::vec((1_u64 << 32).., LANES), words in prop::collection::vec(any::<u32>(), 0..400),
             shares in prop::collection::vec(0..1000_u32, 64), scales in prop::collection::vec(0..1000_u32, 16),
-            low_bits in 0..8_u8, counts in (1..200_u16, 0..1300_u16), bits in prop::sample::select(vec![1, 2, 4]),
+            low_bits in 0..8_u8, counts in (1..200_u16, 0..1300_u16), bits in 1..=4_u8,
         ) {
             let format = Format { bits: CodeBits::from_number(bits).unwrap(), top_k: None };
             let shares = &shares[..format.symbols().min(64)];

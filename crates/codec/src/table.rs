@@ -110,15 +110,6 @@ impl Table {
         &self.starts_and_shares
     }
 
-    /// Which of at most 16 symbols has the slot that the low 12 bits of `x` name; its first slot and its share.
-    #[inline(always)]
-    pub(crate) fn search_few(&self, x: u32) -> (u32, u64, u64) {
-        let (slot, starts) = (x as u16 & (SLOTS as u16 - 1), &self.starts);
-        let begun: u16 = starts[1..16].iter().map(|&start| u16::from(start <= slot)).sum();
-        let (start, share) = self.share(begun.into());
-        (begun.into(), start, share)
-    }
-
     /// First slot of each symbol; 4096 for those that there are not.
     pub(crate) fn starts(&self) -> &[u16; MAX_SYMBOLS + 1] {
         &self.starts
@@ -182,6 +173,35 @@ impl Table {
     }
 }
 
+/// Most symbols of [`FewSymbols`].
+pub(crate) const FEW: usize = 16;
+
+/// A table of so few symbols that counting those which begin before a slot is less work than fetching it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FewSymbols {
+    /// First slot of each, 4096 for those that there are not.
+    starts: [u16; FEW + 1],
+}
+
+impl FewSymbols {
+    /// Of a table with no more than [`FEW`] symbols.
+    pub(crate) fn new(table: &Table) -> Self {
+        const { assert!(crate::section::SCALE_SYMBOLS <= FEW) };
+        let starts = std::array::from_fn(|symbol| table.starts[symbol]);
+        debug_assert_eq!(usize::from(starts[FEW]), SLOTS, "more symbols than few");
+        Self { starts }
+    }
+
+    /// The symbol that has the slot which the low 12 bits of `x` name; its first slot and its share.
+    #[inline(always)]
+    pub(crate) fn search(&self, x: u32) -> (u32, u64, u64) {
+        let slot = x as u16 & (SLOTS as u16 - 1);
+        let symbol: u16 = self.starts[1..FEW].iter().map(|&start| u16::from(start <= slot)).sum();
+        let [start, end] = [0, 1].map(|next| u64::from(self.starts[usize::from(symbol) + next]));
+        (symbol.into(), start, end - start)
+    }
+}
+
 /// Place of the largest; of equals the first.
 fn largest<T: Ord + Copy>(list: &[T]) -> usize {
     (0..list.len()).rev().max_by_key(|&i| list[i]).unwrap_or(0)
@@ -210,7 +230,9 @@ mod tests {
 
         #[test]
         fn every_used_symbol_has_a_share_and_reading_inverts_writing(
-            uses in prop::collection::vec(prop_oneof![Just(0), 1..5_u32, any::<u32>()], 1..=256),
+            uses in prop_oneof![1..=16_usize, 1..=256_usize].prop_flat_map(|symbols| {
+                prop::collection::vec(prop_oneof![Just(0), 1..5_u32, any::<u32>()], symbols)
+            }),
         ) {
             let table = Table::fit(&uses);
             prop_assert_eq!(shares(&table).iter().sum::<u64>(), 4096);
@@ -228,6 +250,9 @@ mod tests {
                 let found = read.slot(slot);
                 let (start, share) = read.share(found.symbol() as usize);
                 prop_assert_eq!((start + found.offset(), share), (u64::from(slot), found.share()));
+                if uses.len() <= FEW {
+                    prop_assert_eq!(FewSymbols::new(&read).search(slot), (found.symbol(), start, share));
+                }
             }
         }
 

@@ -125,6 +125,22 @@ mod tests {
     }
 
     #[test]
+    fn bf16_is_for_cpus_that_are_faster_in_it() {
+        let cpu = |vendor: &str, flags: &str| {
+            format!("processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags} sse\n")
+        };
+        for (vendor, flags, is_fast) in [
+            ("AuthenticAMD", "avx512_bf16", true),
+            ("GenuineIntel", "avx512_bf16", false),
+            ("GenuineIntel", "avx512_bf16 amx_bf16 amx_tile", true),
+            ("AuthenticAMD", "avx512f", false),
+        ] {
+            assert_eq!(is_fast_in_bf16(&cpu(vendor, flags)), is_fast, "{vendor} {flags}");
+        }
+        assert!(!is_fast_in_bf16(""));
+    }
+
+    #[test]
     fn explicit_precision_is_obeyed() {
         assert_eq!(ComputeDtype::Float32.resolve(Device::Cuda(0)), Precision::FLOAT32);
         assert_eq!(ComputeDtype::BFloat16.resolve(Device::Cpu).activations, Kind::BFloat16);

@@ -82,7 +82,7 @@ impl Trainer {
         self.conclude(stepped)
     }
 
-    /// The mean loss of `batch` and its gradients, in the order of [`ModelConfig::tensors`]; changes nothing.
+    /// The mean loss of `batch` and its gradients, in the order of [`ModelConfig::tensors`](brigade_protocol::ModelConfig::tensors); changes nothing.
     ///
     /// # Errors
     /// As [`inner_step`](Self::inner_step).

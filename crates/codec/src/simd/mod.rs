@@ -9,7 +9,7 @@
 //! several updates keep, `read` and `write` are the entropy coder.
 //!
 //! All widths give the same bits: sums run in eight lanes that are part of the format (element i goes to lane i mod 8),
-//! and nothing is fused. The tests hold every width that the machine has against the scalar one, here and in `section`.
+//! and nothing is fused. The tests hold every width that the machine has against the scalar one, here, in `section` and in `reader`.
 #![allow(unsafe_code)]
 
 mod elements;

@@ -16,8 +16,8 @@ impl Simd {
         }
     }
 
-    /// The same for two streams in turns, as long as both go on: while one waits for its table, the processor works on the
-    /// other.
+    /// The same for two streams in turns, as long as both go on; nothing, if their tables do not fit into registers or are not
+    /// alike. A step of one stream waits for the one before it, and leaves the processor time for the other's.
     #[inline]
     pub(crate) fn read_groups_of_two(self, a: &mut Values<'_, '_>, b: &mut Values<'_, '_>) {
         match self.0 {
@@ -202,8 +202,7 @@ mod avx512 {
 
         /// Whose the slots are: the last symbol that begins at or before each.
         ///
-        /// Few symbols are searched within registers, a quarter of what is left a round: fetching sixteen slots from memory
-        /// takes several times as long.
+        /// Few symbols are searched within registers, in three rounds that compare with up to three starts each.
         #[inline]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,popcnt")]
         fn find(&self, slot: __m256i) -> Found {
@@ -247,10 +246,10 @@ mod avx512 {
         #[inline]
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2,popcnt")]
         fn fetch(&self, slot: __m256i) -> Found {
-            let index = _mm512_cvtepu16_epi32(slot);
+            let twelve = _mm512_set1_epi32(SLOTS as i32 - 1);
+            let index = _mm512_and_si512(_mm512_cvtepu16_epi32(slot), twelve);
             // SAFETY: twelve bits are less than the number of slots, each a 32-bit number.
             let slot = unsafe { _mm512_i32gather_epi32::<4>(index, self.slots.as_ptr().cast()) };
-            let twelve = _mm512_set1_epi32(SLOTS as i32 - 1);
             let share = _mm512_and_si512(_mm512_srli_epi32::<8>(slot), twelve);
             Found {
                 symbol: _mm512_cvtepi32_epi16(_mm512_and_si512(slot, _mm512_set1_epi32(0xff))),

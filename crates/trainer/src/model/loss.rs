@@ -51,7 +51,7 @@ pub(crate) fn loss_gradients(
             Tensor::f_full([1, 1], -1.0, (Kind::Float, hidden.device()))?.f_expand_as(&targets)?;
         let gradient = gradient.f_scatter_add_(1, &targets, &minus_one)?.f_to_kind(weight.f_kind()?)?;
         hidden_gradients.push(gradient.f_matmul(weight)?.f_mul_scalar_(scale)?.f_to_kind(kind)?);
-        // Added as it is: an fp32 copy of it would be the largest tensor of a large model's step.
+        // Added as it is, which on a GPU takes no fp32 copy: that would be the largest tensor of a large model's step.
         weight_gradient = Some(add(weight_gradient, gradient.f_tr()?.f_matmul(hidden)?)?);
     }
     let nothing = || Tensor::f_zeros([0], (Kind::Float, hidden.device()));
