@@ -104,7 +104,7 @@ pub struct Compute {
     pub recompute: Option<Recompute>,
     /// Whether the optimiser's moments lie in the host's memory between steps; on the device when absent.
     pub offload: Option<bool>,
-    /// How `ranks` exchange tensors on GPUs: `nccl`, also when absent, or `host`.
+    /// How `ranks` exchange tensors on GPUs: `host`, also when absent, or `nccl`.
     pub exchange: Option<String>,
 }
 

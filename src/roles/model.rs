@@ -146,8 +146,8 @@ pub(crate) fn device_config(model: &ModelConfig, compute: &Compute) -> Result<Tr
         Some(text) => return Err(invalid("dtype", text, "auto, float32, or bfloat16")),
     };
     let exchange = match compute.exchange.as_deref() {
-        None | Some("nccl") => Exchange::Nccl,
-        Some("host") => Exchange::Host,
+        None | Some("host") => Exchange::Host,
+        Some("nccl") => Exchange::Nccl,
         Some(text) => return Err(invalid("exchange", text, "nccl or host")),
     };
     Ok(TrainerConfig {
@@ -206,8 +206,8 @@ mod tests {
         assert!(!offload("") && offload("offload = true"));
         let exchange =
             |text: &str| device_config(&model, &toml::from_str(text).unwrap()).map(|found| found.exchange);
-        assert_eq!(exchange("").unwrap(), Exchange::Nccl);
-        assert_eq!(exchange("exchange = \"host\"").unwrap(), Exchange::Host);
+        assert_eq!(exchange("").unwrap(), Exchange::Host);
+        assert_eq!(exchange("exchange = \"nccl\"").unwrap(), Exchange::Nccl);
         let error = exchange("exchange = \"gloo\"").unwrap_err().to_string();
         assert!(error.contains("compute.exchange") && error.contains("nccl or host"), "{error}");
     }

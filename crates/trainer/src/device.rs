@@ -40,10 +40,10 @@ impl DeviceChoice {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Exchange {
-    /// From GPU to GPU, over NCCL.
-    #[default]
+    /// From GPU to GPU, over NCCL. To be asked for: it has not yet run on several GPUs.
     Nccl,
     /// By way of the host's memory, over the sockets.
+    #[default]
     Host,
 }
 
