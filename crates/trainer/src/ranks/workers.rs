@@ -89,7 +89,8 @@ mod tests {
 
     #[test]
     fn a_rank_that_cannot_start_is_named() {
-        let error = Workers::start(3, |_, _| Command::new("false")).unwrap_err().to_string();
+        // One alone: of two that end, either may be seen first.
+        let error = Workers::start(2, |_, _| Command::new("false")).unwrap_err().to_string();
         assert!(
             error.contains("rank 1 of this peer is lost: its process ended with exit status: 1"),
             "{error}"
