@@ -144,7 +144,7 @@ async fn each_lie_is_refused_by_its_name_and_the_run_goes_on() {
     let honest = world.id("miner-0");
     for ((_, close), expected) in world.chain(lies.len() as u64).await.iter().zip(lies) {
         let accepted: Vec<_> = close.record.accepted.iter().map(|share| share.peer).collect();
-        assert_eq!(accepted, [honest], "window {}", close.record.window);
+        assert_eq!(accepted, [honest], "window {}: {:?}", close.record.window, close.record.excluded);
         let excluded: Vec<_> = close.record.excluded.iter().map(|e| (e.peer, e.reason)).collect();
         assert_eq!(excluded, [(liar.identity.id(), expected)], "{:?}", close.record.excluded);
     }
