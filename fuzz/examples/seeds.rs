@@ -96,7 +96,12 @@ fn receipt() -> Receipt {
         window: OPEN.record.window,
         open: OPEN.digest,
         start_state_root: OPEN.record.state_root,
-        update: FilePin { key: UPDATE_KEY.into(), size: 657, sha256: Digest([6; 32]), frame: Digest([9; 32]) },
+        update: FilePin {
+            key: UPDATE_KEY.into(),
+            size: 657,
+            sha256: Digest([6; 32]),
+            frame: Digest([9; 32]),
+        },
         inner_steps: 30,
         tokens: 11_796_480,
         train_loss: 3.25,

@@ -96,14 +96,18 @@ fn collect(layout: &Layout, mut for_each: impl FnMut(usize, &mut Vec<Value>)) ->
 
 fn update_values(update: &Update) -> Vec<Value> {
     let each = |tensor, out: &mut Vec<Value>| {
-        update.for_each(tensor, |index, value| out.push((tensor, index, value))).expect("its bytes are in memory");
+        update
+            .for_each(tensor, |index, value| out.push((tensor, index, value)))
+            .expect("its bytes are in memory");
     };
     collect(update.layout(), each)
 }
 
 fn delta_values(delta: &Delta) -> Vec<Value> {
     let each = |tensor, out: &mut Vec<Value>| {
-        delta.for_each(tensor, |index, value| out.push((tensor, index, value))).expect("its bytes are in memory");
+        delta
+            .for_each(tensor, |index, value| out.push((tensor, index, value)))
+            .expect("its bytes are in memory");
     };
     collect(delta.layout(), each)
 }
@@ -114,7 +118,8 @@ fn delta_values(delta: &Delta) -> Vec<Value> {
 /// If it does not hold.
 pub fn update(setting: &Setting, file: &File, update: &Update) {
     let (layout, values) = (update.layout(), update_values(update));
-    let (kept, norm, stats) = (update.kept(), update.norm(), update.stats().expect("its bytes are in memory"));
+    let (kept, norm, stats) =
+        (update.kept(), update.norm(), update.stats().expect("its bytes are in memory"));
     let accepted = Accepted { layout, len: update.frame().file_len(), kept, norm, stats, values };
     accepted.check(file);
 
@@ -128,10 +133,41 @@ pub fn update(setting: &Setting, file: &File, update: &Update) {
     same(&over, &dense);
     assert!(update.decode_into(&mut over[1..]).is_err(), "a tensor is missing");
     if file.goes_on {
-        let products = gram(&[update, update]).expect("one layout");
-        assert!(products.iter().all(|&product| near(product, norm * norm)), "{products:?} for norm {norm}");
         compress_again(setting, &accepted, &decoded);
-        merge_it(setting, &accepted, update);
+        let neighbour = neighbour(setting, layout);
+        products(&accepted, update, &neighbour);
+        merge_it(setting, &accepted, update, &neighbour);
+    }
+}
+
+/// An honest peer's update, which is read side by side with the hostile one: of many sizes, both signs.
+fn neighbour(setting: &Setting, layout: &Layout) -> Update {
+    let mut delta = layout.zeros();
+    for (element, i) in delta.iter_mut().flatten().zip(1_u32..) {
+        let hash = i.wrapping_mul(0x9e37_79b9);
+        *element = f32::from_bits((hash & 0x807f_ffff) | (110 + (hash >> 23) % 16) << 23);
+    }
+    let slices: Vec<_> = delta.iter().map(Vec::as_slice).collect();
+    let config = setting.config();
+    let bytes = compress(layout, &BINDING, &config, &slices, &mut layout.zeros()).expect("finite values");
+    Update::parse(bytes, layout, &config, &BINDING).expect("what is compressed can be read")
+}
+
+/// All scalar products of the two and of the hostile one with itself, whichever is read first.
+fn products(accepted: &Accepted<'_>, update: &Update, neighbour: &Update) {
+    let dense = neighbour.decode().expect("its bytes are in memory");
+    let (mut cross, mut size) = (0.0, 0.0);
+    for &(tensor, index, value) in &accepted.values {
+        let product = f64::from(value) * f64::from(dense[tensor][index]);
+        cross += product;
+        size += product.abs();
+    }
+    let (a, b) = (update.norm().powi(2), neighbour.norm().powi(2));
+    let found = gram(&[update, neighbour, update]).expect("one layout");
+    let expected = [a, cross, a, cross, b, cross, a, cross, a];
+    for (found, expected) in found.iter().zip(expected) {
+        let scale = if expected == cross { size } else { expected };
+        assert!((found - expected).abs() <= 1e-9 * scale, "{found}, not {expected}");
     }
 }
 
@@ -155,16 +191,27 @@ fn compress_again(setting: &Setting, accepted: &Accepted<'_>, decoded: &[Vec<f32
     part_of(&update_values(&again), &accepted.values);
 }
 
-/// One peer's hostile but well-formed update must never make a merge fail.
-fn merge_it(setting: &Setting, accepted: &Accepted<'_>, update: &Update) {
+/// One peer's hostile but well-formed update must never make a merge fail, nor put a value where nobody has one.
+fn merge_it(setting: &Setting, accepted: &Accepted<'_>, update: &Update, neighbour: &Update) {
     let layout = accepted.layout;
     let config = DeltaConfig { bits: setting.format.bits, ..DeltaConfig::default() };
-    let mut e = layout.zeros();
-    let bytes = merge(layout, &DELTA_BINDING, &config, &[(update, 0.5), (update, 1.0)], &mut e);
-    let bytes = bytes.expect("finite values can be merged");
-    assert!(e.iter().flatten().all(|value| value.is_finite()));
-    let delta = Delta::parse(bytes, layout, &config, &DELTA_BINDING).expect("what is merged can be read");
-    part_of(&delta_values(&delta), &accepted.values);
+    let place = |&(tensor, index, _): &Value| (tensor, index);
+    let mut union: Vec<_> = accepted.values.iter().chain(&update_values(neighbour)).map(place).collect();
+    union.sort_unstable();
+    let merged = |updates: &[(&Update, f32)]| {
+        let mut e = layout.zeros();
+        let bytes = merge(layout, &DELTA_BINDING, &config, updates, &mut e);
+        let bytes = bytes.expect("finite values can be merged");
+        assert!(e.iter().flatten().all(|value| value.is_finite()));
+        delta_values(
+            &Delta::parse(bytes, layout, &config, &DELTA_BINDING).expect("what is merged can be read"),
+        )
+    };
+    part_of(&merged(&[(update, 0.5), (update, 1.0)]), &accepted.values);
+    for updates in [[(update, 0.5), (neighbour, 1.0)], [(neighbour, 1.0), (update, 0.5)]] {
+        let from_nowhere = merged(&updates).iter().any(|value| union.binary_search(&place(value)).is_err());
+        assert!(!from_nowhere, "a value where nobody has one");
+    }
 }
 
 /// Every element of `part` is one of `whole`, with the same sign.
