@@ -1,6 +1,6 @@
 //! What a block leaves behind in its forward pass, and needs in its backward pass.
 
-use super::Setup;
+use super::{DeviceKind, Setup};
 
 /// Widths that a block computes with, in elements a token.
 #[derive(Clone, Copy, Debug)]
@@ -44,13 +44,14 @@ pub(super) fn kept(setup: &Setup) -> Vec<f64> {
     if setup.is_widened {
         // The streams and what is between the products are in bf16; in fp32 there are the inputs of all projections, queries,
         // keys, values and the result of attention.
-        let narrow = [c * w.hidden, c * w.hidden, c * w.intermediate, c * w.intermediate, c * w.intermediate];
+        let narrow = [c * w.hidden, c * w.hidden, c * w.intermediate, c * w.intermediate];
         let wide = [w.hidden, w.hidden, w.queries, w.intermediate, w.projected(), w.queries].map(|n| 4.0 * n);
         return narrow.into_iter().chain(wide).chain([4.0 * w.heads, 4.0, 4.0]).collect();
     }
-    let attention = [c * w.projected(), c * w.rotated(), c * w.queries, 4.0 * w.heads];
-    // gate, silu(gate), up, their product
-    let feed_forward = [c * w.intermediate; 4];
+    let (turned, hidden) = composed(setup, &w);
+    let attention = [c * (w.projected() + turned), c * w.queries, 4.0 * w.heads];
+    // gate, up and the product
+    let feed_forward = [c * w.intermediate, c * w.intermediate, c * w.intermediate, c * hidden];
     let mut all = vec![c * w.hidden];
     for is_second in [false, true] {
         all.extend(norm(setup, w.hidden));
@@ -64,6 +65,15 @@ pub(super) fn kept(setup: &Setup) -> Vec<f64> {
     all
 }
 
+/// What is kept because a GPU has no kernel of ours, in elements a token: queries and keys beside their projection, which the
+/// values lie in, and `silu(gate)`.
+fn composed(setup: &Setup, w: &Widths) -> (f64, f64) {
+    match setup.device {
+        DeviceKind::Cuda => (w.rotated(), w.intermediate),
+        DeviceKind::Cpu => (0.0, 0.0),
+    }
+}
+
 /// What an RMSNorm keeps beside its input, its result included, in bytes a token.
 pub(super) fn norm(setup: &Setup, hidden: f64) -> Vec<f64> {
     // One kernel: the result, and a root a token.
@@ -72,7 +82,7 @@ pub(super) fn norm(setup: &Setup, hidden: f64) -> Vec<f64> {
 
 /// Most bytes of the backward pass of a block beside what its graph keeps, gradients of its weights included.
 ///
-/// Three moments compete: inside the feed-forward layer (the product is gone, the gradients of it, of silu and of up are there),
+/// Three moments compete: inside the feed-forward layer (the product is gone, the gradients of it and of two more are there),
 /// inside attention (what the feed-forward layer kept is gone, gradients of its weights are there), and the end, where the
 /// gradients of all parts are joined into one flat gradient, which then becomes fp32.
 pub(super) fn backward(setup: &Setup, tokens: f64, block: f64) -> f64 {
@@ -80,9 +90,10 @@ pub(super) fn backward(setup: &Setup, tokens: f64, block: f64) -> f64 {
     let streams = 2.0 * tokens * w.hidden * c;
     let (f, matrix) = (tokens * w.intermediate * c, w.intermediate * w.hidden * c);
     let feed_forward = streams + 2.0 * f + matrix;
-    let gradients = tokens * c * (w.queries + 2.0 * w.projected() + w.rotated());
+    let (turned, hidden) = composed(setup, &w);
+    let gradients = tokens * c * (w.queries + 2.0 * w.projected() + turned);
     let output = w.queries * w.hidden * c;
-    let attention = streams - 4.0 * f + 3.0 * matrix + output + gradients;
+    let attention = streams - 3.0 * f - tokens * hidden * c + 3.0 * matrix + output + gradients;
     let joined = (2.0 * c).max(c + if c < 4.0 { 4.0 } else { 0.0 }) * block;
     // The input outlives the graph.
     let end = streams + joined - kept + tokens * w.hidden * c;

@@ -5,8 +5,15 @@
 
 mod link;
 
-const SOURCES: &[&str] = &["src/shim.cpp", "src/fused.cpp", "src/process_group.cpp", "src/file_backend.cpp"];
-const HEADERS: &[&str] = &["src/guard.hpp", "src/process_group.hpp"];
+const SOURCES: &[&str] = &[
+    "src/shim.cpp",
+    "src/fused/rms_norm.cpp",
+    "src/fused/swiglu.cpp",
+    "src/fused/rotary.cpp",
+    "src/process_group.cpp",
+    "src/file_backend.cpp",
+];
+const HEADERS: &[&str] = &["src/guard.hpp", "src/fused/rows.hpp", "src/process_group.hpp"];
 
 fn main() {
     println!("cargo::rerun-if-changed=build");
@@ -21,7 +28,7 @@ fn main() {
         .cpp(true)
         .std("c++17")
         .files(SOURCES)
-        // libtorch's parallel loops are inline and serial without it. The kernels of fused.cpp are worthless if they are not
+        // libtorch's parallel loops are inline and serial without it. The kernels under fused are worthless if they are not
         // optimised, in tests too.
         .flag("-fopenmp")
         .opt_level(3)

@@ -90,6 +90,15 @@ unsafe extern "C" {
     pub(crate) fn btx_backward(outputs: *const Handle, gradients: *const Handle, length: usize) -> Failure;
     pub(crate) fn btx_set_grad(of: Handle, gradient: Handle) -> Failure;
     pub(crate) fn btx_rms_norm(x: Handle, weight: Handle, eps: f64, out: *mut *mut C_tensor) -> Failure;
+    pub(crate) fn btx_swiglu(gate: Handle, up: Handle, out: *mut *mut C_tensor) -> Failure;
+    pub(crate) fn btx_rotary(
+        projected: Handle,
+        cosines: Handle,
+        sines: Handle,
+        queries: i64,
+        keys: i64,
+        out: *mut *mut C_tensor,
+    ) -> Failure;
     pub(crate) fn btx_park(of: Handle, scratch: Handle) -> Failure;
     pub(crate) fn btx_exchange(one: Handle, other: Handle) -> Failure;
     pub(crate) fn btx_cuda_memory(device: i8, out: *mut MemoryBytes) -> Failure;

@@ -19,6 +19,46 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     unsafe { ffi::returning("rms_norm", |out| ffi::btx_rms_norm(x.as_ptr(), weight.as_ptr(), eps, out)) }
 }
 
+/// `silu(gate) ⊙ up` (the middle of SwiGLU, arXiv 2002.05202), on the CPU, with its gradients.
+///
+/// Computed in fp32; the result is in the dtype of both, and rounded to it before the product too. For the way back it keeps
+/// nothing but its operands.
+///
+/// # Errors
+///
+/// A tensor that is not on the CPU or neither fp32 nor bf16; two of different shape or dtype.
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    // SAFETY: as in `rms_norm`.
+    unsafe { ffi::returning("swiglu", |out| ffi::btx_swiglu(gate.as_ptr(), up.as_ptr(), out)) }
+}
+
+/// Queries, keys and values, each `[batch, length, heads, head_dim]`, from their common projection `[batch, length,
+/// (queries + 2·keys)·head_dim]`, on the CPU, with its gradient. Queries and keys are turned by their positions (RoPE, arXiv
+/// 2104.09864); `cosines` and `sines` are `[length, 1, head_dim]` and the sines of a head's first half negative.
+///
+/// All are of one dtype; computed in fp32. The tables get no gradient.
+///
+/// # Errors
+///
+/// A tensor that is not on the CPU or neither fp32 nor bf16; tables of another dtype or shape.
+pub fn rotary(
+    projected: &Tensor,
+    cosines: &Tensor,
+    sines: &Tensor,
+    queries: i64,
+    keys: i64,
+) -> Result<[Tensor; 3]> {
+    let mut out = [std::ptr::null_mut(); 3];
+    let handles = (projected.as_ptr(), cosines.as_ptr(), sines.as_ptr());
+    // SAFETY: the handles are of tensors that are borrowed for the call, and `out` has room for the three that the shim writes.
+    let failure =
+        unsafe { ffi::btx_rotary(handles.0, handles.1, handles.2, queries, keys, out.as_mut_ptr()) };
+    // SAFETY: `failure` came from the shim just now.
+    unsafe { ffi::check("rotary", failure)? };
+    // SAFETY: on success the shim wrote three tensors made with `new`, which are ours; each `Tensor` deletes one.
+    Ok(out.map(|tensor| unsafe { Tensor::from_ptr(tensor) }))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -49,6 +89,100 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn swiglu_is_libtorchs_with_its_gradients() {
+        for (kind, tolerance) in [(Kind::Float, 1e-6), (Kind::BFloat16, 4e-3)] {
+            let random =
+                |scale: f64| (Tensor::randn([7, 301], (Kind::Float, Device::Cpu)) * scale).to_kind(kind);
+            for scale in [1.0, 30.0] {
+                let (gate, up, gradient) = (random(scale), random(1.0), random(1.0));
+                let run = |middle: &dyn Fn(&Tensor, &Tensor) -> Tensor, kind: Kind| {
+                    let leaf = |t: &Tensor| t.to_kind(kind).detach().copy().set_requires_grad(true);
+                    let (gate, up) = (leaf(&gate), leaf(&up));
+                    let out = middle(&gate, &up);
+                    (&out * &gradient.to_kind(kind)).sum(kind).backward();
+                    [out.detach(), gate.grad(), up.grad()].map(|t| t.to_kind(Kind::Double))
+                };
+                let expected = run(&|gate, up| gate.silu() * up, Kind::Double);
+                let found = run(&|gate, up| swiglu(gate, up).unwrap(), kind);
+                for (a, b) in expected.iter().zip(&found) {
+                    let far = ((a - b).norm() / a.norm()).double_value(&[]);
+                    assert!(far < tolerance, "{kind:?} times {scale}: {far}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn swiglu_of_what_is_no_number_is_none() {
+        let gate = Tensor::from_slice(&[f32::NAN, f32::INFINITY, -200.0, 200.0]);
+        let found = Vec::<f32>::try_from(swiglu(&gate, &gate.ones_like()).unwrap()).unwrap();
+        assert!(
+            found[0].is_nan() && found[1] == f32::INFINITY && found[2].abs() < 1e-30 && found[3] == 200.0
+        );
+        assert!(swiglu(&gate, &gate.view([4, 1])).is_err());
+        assert!(swiglu(&gate, &gate.to_kind(Kind::BFloat16)).is_err());
+    }
+
+    /// The same by split, roll and products.
+    fn composed(
+        projected: &Tensor,
+        cosines: &Tensor,
+        sines: &Tensor,
+        queries: i64,
+        keys: i64,
+    ) -> [Tensor; 3] {
+        let dim = cosines.size()[2];
+        let heads = projected.unflatten(-1, [queries + 2 * keys, dim]);
+        let parts = heads.split_with_sizes([queries, keys, keys], 2);
+        let turn = |x: &Tensor| x * cosines + x.roll([dim / 2], [-1]) * sines;
+        [turn(&parts[0]), turn(&parts[1]), parts[2].shallow_clone()]
+    }
+
+    #[test]
+    fn rotary_is_the_composed_one_with_its_gradient() {
+        for (kind, tolerance) in [(Kind::Float, 1e-6), (Kind::BFloat16, 8e-3)] {
+            for (queries, keys, dim) in [(4, 2, 64), (3, 3, 6), (5, 1, 38)] {
+                let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind);
+                let (cosines, sines) = (random(&[9, 1, dim]), random(&[9, 1, dim / 2]));
+                let sines = Tensor::cat(&[-&sines, sines], -1);
+                let projected = random(&[2, 9, (queries + 2 * keys) * dim]);
+                // As attention's backward pass hands them back: heads before positions.
+                let gradients =
+                    [queries, keys, keys].map(|heads| random(&[2, heads, 9, dim]).transpose(1, 2));
+                let run = |f: &dyn Fn(&Tensor) -> [Tensor; 3], kind: Kind| {
+                    let x = projected.to_kind(kind).detach().copy().set_requires_grad(true);
+                    let out = f(&x);
+                    let sums = out.iter().zip(&gradients).map(|(o, g)| (o * g.to_kind(kind)).sum(kind));
+                    sums.reduce(|a, b| a + b).unwrap().backward();
+                    let [q, k, v] = out.map(|t| t.detach().to_kind(Kind::Double));
+                    [q, k, v, x.grad().to_kind(Kind::Double)]
+                };
+                let wide = [&cosines, &sines].map(|t| t.to_kind(Kind::Double));
+                let expected = run(&|x| composed(x, &wide[0], &wide[1], queries, keys), Kind::Double);
+                let found = run(&|x| rotary(x, &cosines, &sines, queries, keys).unwrap(), kind);
+                for (a, b) in expected.iter().zip(&found) {
+                    let far = ((a - b).norm() / a.norm()).double_value(&[]);
+                    assert!(
+                        a.size() == b.size() && far < tolerance,
+                        "{kind:?} {queries} {keys} {dim}: {far}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tables_of_another_shape_are_refused() {
+        let table = |length: i64, dim: i64| Tensor::ones([length, 1, dim], (Kind::Float, Device::Cpu));
+        let projected = Tensor::ones([2, 3, 4 * 6], (Kind::Float, Device::Cpu));
+        assert!(rotary(&projected, &table(3, 6), &table(3, 6), 2, 1).is_ok());
+        assert!(rotary(&projected, &table(4, 6), &table(4, 6), 2, 1).is_err());
+        assert!(rotary(&projected, &table(3, 8), &table(3, 8), 2, 1).is_err());
+        assert!(rotary(&projected, &table(3, 6), &table(3, 6).to_kind(Kind::BFloat16), 2, 1).is_err());
+        assert!(rotary(&projected, &table(3, 6), &table(3, 6), 0, 2).is_err());
     }
 
     #[test]

@@ -49,23 +49,19 @@ pub(crate) fn attention(
     shape: &Shape,
     past: Option<&mut Past>,
 ) -> Result<Tensor> {
-    let Shape { heads, kv_heads, head_dim, .. } = *shape;
+    let Shape { heads, kv_heads, .. } = *shape;
     let (kind, products) = (x.f_kind()?, qkv.weight.f_kind()?);
     let projected = qkv.of(x)?.f_to_kind(kind)?;
-    // Queries and keys are neighbours, so one rotation serves both; a split's backward is one concatenation.
-    let parts = projected.f_split_with_sizes([(heads + kv_heads) * head_dim, kv_heads * head_dim], -1)?;
-    let turned = rope.rotate(&parts[0].f_unflatten(-1, [heads + kv_heads, head_dim])?)?;
-    let turned = turned.f_split_with_sizes([heads, kv_heads], 2)?;
     let by_head = |t: &Tensor| t.f_transpose(1, 2);
-    let (mut keys, mut values) =
-        (by_head(&turned[1])?, by_head(&parts[1].f_unflatten(-1, [kv_heads, head_dim])?)?);
+    let [queries, keys, values] = rope.split(&projected, heads, kv_heads)?;
+    let (mut keys, mut values) = (by_head(&keys)?, by_head(&values)?);
     // libtorch lays its mask against the first key: a single position, which may see all of them, would see that one alone.
     let is_causal = x.size()[1] > 1;
     if let Some(past) = past {
         (keys, values) = past.extend(&keys, &values)?;
     }
     let mixed = Tensor::f_scaled_dot_product_attention(
-        &by_head(&turned[0])?.f_to_kind(products)?,
+        &by_head(&queries)?.f_to_kind(products)?,
         &keys.f_to_kind(products)?,
         &values.f_to_kind(products)?,
         None::<&Tensor>,

@@ -1,5 +1,6 @@
 //! Projections, and the feed-forward layer that is made of them: SwiGLU (arXiv 2002.05202).
 
+use brigade_torch_ext::fused;
 use tch::Tensor;
 
 use crate::Result;
@@ -33,5 +34,7 @@ pub(crate) fn mlp(
     // Once for both.
     let x = x.f_to_kind(gate.weight.f_kind()?)?;
     let (gate, up) = (gate.of(&x)?.f_to_kind(kind)?, up.of(&x)?.f_to_kind(kind)?);
-    Ok(down.of(&gate.f_silu()?.f_mul(&up)?)?.f_to_kind(kind)?)
+    let middle =
+        if gate.device().is_cuda() { gate.f_silu()?.f_mul(&up)? } else { fused::swiglu(&gate, &up)? };
+    Ok(down.of(&middle)?.f_to_kind(kind)?)
 }

@@ -3,6 +3,7 @@
 use std::f32::consts::PI;
 
 use brigade_protocol::{ModelConfig, RopeScaling};
+use brigade_torch_ext::fused;
 use tch::{Device, Kind, Tensor};
 
 use crate::Result;
@@ -52,8 +53,24 @@ impl Rope {
         Ok(Self { cos: cut(&self.cos)?, sin: cut(&self.sin)?, length, half: self.half })
     }
 
+    /// Queries, keys and values, each `[batch, length, its heads, head_dim]`, from their projections
+    /// `[batch, length, (heads + 2·kv_heads)·head_dim]`; queries and keys are turned by their positions.
+    pub(crate) fn split(&self, projected: &Tensor, heads: i64, kv_heads: i64) -> Result<[Tensor; 3]> {
+        if !projected.device().is_cuda() {
+            return Ok(fused::rotary(projected, &self.cos, &self.sin, heads, kv_heads)?);
+        }
+        let dim = 2 * self.half;
+        // Queries and keys are neighbours, so one rotation serves both; a split's backward is one concatenation.
+        let parts = projected.f_split_with_sizes([(heads + kv_heads) * dim, kv_heads * dim], -1)?;
+        let turned = self.rotate(&parts[0].f_unflatten(-1, [heads + kv_heads, dim])?)?;
+        let values = parts[1].f_unflatten(-1, [kv_heads, dim])?;
+        let mut turned = turned.f_split_with_sizes([heads, kv_heads], 2)?;
+        let (keys, queries) = (turned.swap_remove(1), turned.swap_remove(0));
+        Ok([queries, keys, values])
+    }
+
     /// Turns heads `[batch, length, heads, head_dim]` by their positions.
-    pub(crate) fn rotate(&self, heads: &Tensor) -> Result<Tensor> {
+    fn rotate(&self, heads: &Tensor) -> Result<Tensor> {
         let swapped = heads.f_roll([self.half], [-1])?;
         Ok(heads.f_mul(&self.cos)?.f_addcmul(&swapped, &self.sin)?)
     }
@@ -116,6 +133,11 @@ mod tests {
         let head = [1.0_f32, 2.0, 3.0, 4.0];
         let heads = Tensor::from_slice(&head).view([1, 1, 1, 4]).expand([1, 3, 1, 4], false).contiguous();
         let out = Vec::<f32>::try_from(rope.rotate(&heads).unwrap().view(-1)).unwrap();
+        // As a GPU does it and as a CPU does it.
+        let [queries, keys, values] =
+            rope.split(&Tensor::cat(&[&heads, &heads, &heads], 3).flatten(2, 3), 1, 1).unwrap();
+        assert!(queries.equal(&keys) && values.equal(&heads));
+        assert!(queries.allclose(&rope.rotate(&heads).unwrap(), 1e-6, 1e-6, false));
         for (position, row) in out.chunks(4).enumerate() {
             for i in 0..2 {
                 // θ = 100 and head_dim = 4: the second pair turns ten times slower.
