@@ -45,12 +45,17 @@ pub(super) fn kept(setup: &Setup) -> Vec<f64> {
         // The streams and what is between the products are in bf16; in fp32 there are the inputs of all projections, queries,
         // keys, values and the result of attention.
         let narrow = [c * w.hidden, c * w.hidden, c * w.intermediate, c * w.intermediate];
-        let wide = [w.hidden, w.hidden, w.queries, w.intermediate, w.projected(), w.queries].map(|n| 4.0 * n);
+        let wide = [w.hidden, w.hidden, w.queries, w.intermediate, w.queries, w.keys, w.keys, w.queries];
+        let wide = wide.map(|n| 4.0 * n);
         return narrow.into_iter().chain(wide).chain([4.0 * w.heads, 4.0, 4.0]).collect();
     }
-    let (turned, hidden) = composed(setup, &w);
-    let attention = [c * (w.projected() + turned), c * w.queries, 4.0 * w.heads];
-    // gate, up and the product
+    let (apart, hidden) = match setup.device {
+        // The projection, where the values lie, and the turned queries and keys beside it.
+        DeviceKind::Cuda => (vec![w.projected(), w.rotated()], w.intermediate),
+        DeviceKind::Cpu => (vec![w.queries, w.keys, w.keys], 0.0),
+    };
+    let attention = apart.into_iter().chain([w.queries]).map(|n| c * n).chain([4.0 * w.heads]);
+    // gate, up, their product, and on a GPU silu(gate)
     let feed_forward = [c * w.intermediate, c * w.intermediate, c * w.intermediate, c * hidden];
     let mut all = vec![c * w.hidden];
     for is_second in [false, true] {
@@ -65,15 +70,6 @@ pub(super) fn kept(setup: &Setup) -> Vec<f64> {
     all
 }
 
-/// What is kept because a GPU has no kernel of ours, in elements a token: queries and keys beside their projection, which the
-/// values lie in, and `silu(gate)`.
-fn composed(setup: &Setup, w: &Widths) -> (f64, f64) {
-    match setup.device {
-        DeviceKind::Cuda => (w.rotated(), w.intermediate),
-        DeviceKind::Cpu => (0.0, 0.0),
-    }
-}
-
 /// What an RMSNorm keeps beside its input, its result included, in bytes a token.
 pub(super) fn norm(setup: &Setup, hidden: f64) -> Vec<f64> {
     // One kernel: the result, and a root a token.
@@ -82,7 +78,7 @@ pub(super) fn norm(setup: &Setup, hidden: f64) -> Vec<f64> {
 
 /// Most bytes of the backward pass of a block beside what its graph keeps, gradients of its weights included.
 ///
-/// Three moments compete: inside the feed-forward layer (the product is gone, the gradients of it and of two more are there),
+/// Three moments compete: inside the feed-forward layer (the product is gone, the gradients of it, of up and of gate or silu(gate) are there),
 /// inside attention (what the feed-forward layer kept is gone, gradients of its weights are there), and the end, where the
 /// gradients of all parts are joined into one flat gradient, which then becomes fp32.
 pub(super) fn backward(setup: &Setup, tokens: f64, block: f64) -> f64 {
@@ -90,7 +86,10 @@ pub(super) fn backward(setup: &Setup, tokens: f64, block: f64) -> f64 {
     let streams = 2.0 * tokens * w.hidden * c;
     let (f, matrix) = (tokens * w.intermediate * c, w.intermediate * w.hidden * c);
     let feed_forward = streams + 2.0 * f + matrix;
-    let (turned, hidden) = composed(setup, &w);
+    let (turned, hidden) = match setup.device {
+        DeviceKind::Cuda => (w.rotated(), w.intermediate),
+        DeviceKind::Cpu => (0.0, 0.0),
+    };
     let gradients = tokens * c * (w.queries + 2.0 * w.projected() + turned);
     let output = w.queries * w.hidden * c;
     let attention = streams - 3.0 * f - tokens * hidden * c + 3.0 * matrix + output + gradients;

@@ -32,6 +32,8 @@ fn main() {
         // optimised, in tests too.
         .flag("-fopenmp")
         .opt_level(3)
+        // Nobody looks at the flags of floating point; while they count, a choice between two numbers is a branch.
+        .flag("-fno-trapping-math")
         // As system headers: libtorch's own are full of what -Wall warns about.
         .flag("-isystem")
         .flag(&include)

@@ -90,6 +90,8 @@ unsafe extern "C" {
     pub(crate) fn btx_backward(outputs: *const Handle, gradients: *const Handle, length: usize) -> Failure;
     pub(crate) fn btx_set_grad(of: Handle, gradient: Handle) -> Failure;
     pub(crate) fn btx_rms_norm(x: Handle, weight: Handle, eps: f64, out: *mut *mut C_tensor) -> Failure;
+    #[cfg(test)]
+    pub(crate) fn btx_limit_vectors(bits: std::ffi::c_int);
     pub(crate) fn btx_swiglu(gate: Handle, up: Handle, out: *mut *mut C_tensor) -> Failure;
     pub(crate) fn btx_rotary(
         projected: Handle,

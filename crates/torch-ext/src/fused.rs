@@ -67,8 +67,21 @@ mod tests {
 
     use super::*;
 
+    /// Runs `test` on vectors of every width that this processor has.
+    fn on_all_widths(test: impl Fn()) {
+        for bits in [128, 256, 512] {
+            // SAFETY: it stores a number, which any thread may see at any time: all widths compute the same.
+            unsafe { ffi::btx_limit_vectors(bits) };
+            test();
+        }
+    }
+
     #[test]
-    fn it_is_libtorchs_with_its_gradients() {
+    fn rms_norm_is_libtorchs_with_its_gradients() {
+        on_all_widths(compare_rms_norm);
+    }
+
+    fn compare_rms_norm() {
         for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
             for shape in [[3, 5, 70], [1, 2, 7], [2, 33, 256]] {
                 let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu));
@@ -93,6 +106,10 @@ mod tests {
 
     #[test]
     fn swiglu_is_libtorchs_with_its_gradients() {
+        on_all_widths(compare_swiglu);
+    }
+
+    fn compare_swiglu() {
         for (kind, tolerance) in [(Kind::Float, 1e-6), (Kind::BFloat16, 4e-3)] {
             let random =
                 |scale: f64| (Tensor::randn([7, 301], (Kind::Float, Device::Cpu)) * scale).to_kind(kind);
@@ -116,13 +133,17 @@ mod tests {
     }
 
     #[test]
-    fn swiglu_of_what_is_no_number_is_none() {
-        let gate = Tensor::from_slice(&[f32::NAN, f32::INFINITY, -200.0, 200.0]);
-        let found = Vec::<f32>::try_from(swiglu(&gate, &gate.ones_like()).unwrap()).unwrap();
-        assert!(
-            found[0].is_nan() && found[1] == f32::INFINITY && found[2].abs() < 1e-30 && found[3] == 200.0
-        );
-        assert!(swiglu(&gate, &gate.view([4, 1])).is_err());
+    fn what_is_no_number_stays_none_and_far_gates_are_shut() {
+        let gate = Tensor::from_slice(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -1e37, -200.0, 200.0]);
+        on_all_widths(|| {
+            for kind in [Kind::Float, Kind::BFloat16] {
+                let gate = gate.to_kind(kind);
+                let found = swiglu(&gate, &gate.ones_like()).unwrap().to_kind(Kind::Float);
+                let expected = gate.silu().to_kind(Kind::Float);
+                assert!(found.allclose(&expected, 1e-6, 1e-30, true), "{kind:?}: {found:?}");
+            }
+        });
+        assert!(swiglu(&gate, &gate.view([6, 1])).is_err());
         assert!(swiglu(&gate, &gate.to_kind(Kind::BFloat16)).is_err());
     }
 
@@ -143,6 +164,10 @@ mod tests {
 
     #[test]
     fn rotary_is_the_composed_one_with_its_gradient() {
+        on_all_widths(compare_rotary);
+    }
+
+    fn compare_rotary() {
         for (kind, tolerance) in [(Kind::Float, 1e-6), (Kind::BFloat16, 8e-3)] {
             for (queries, keys, dim) in [(4, 2, 64), (3, 3, 6), (5, 1, 38)] {
                 let random = |shape: &[i64]| Tensor::randn(shape, (Kind::Float, Device::Cpu)).to_kind(kind);
@@ -172,6 +197,22 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn an_output_that_nobody_uses_has_no_gradient_and_one_for_all_is_spread() {
+        let table = Tensor::ones([3, 1, 4], (Kind::Float, Device::Cpu));
+        let projected = Tensor::zeros([1, 3, 4 * 4], (Kind::Float, Device::Cpu)).set_requires_grad(true);
+        // Of the tables' second part: they are a view.
+        let longer = Tensor::ones([5, 1, 4], (Kind::Float, Device::Cpu)).narrow(0, 2, 3);
+        let [_, keys, _] = rotary(&projected, &longer, &table.zeros_like(), 2, 1).unwrap();
+        // The gradient of a sum is one number, expanded.
+        keys.sum(Kind::Float).backward();
+        let found =
+            Vec::<f32>::try_from(projected.grad().sum_dim_intlist([0_i64, 1].as_slice(), false, None))
+                .unwrap();
+        let expected: Vec<f32> = (0..16).map(|i| if (8..12).contains(&i) { 3.0 } else { 0.0 }).collect();
+        assert_eq!(found, expected);
     }
 
     #[test]

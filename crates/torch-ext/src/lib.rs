@@ -4,13 +4,13 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`adamw`] | the fused AdamW step, and [`AdamW`] that owns its moments |
-//! | [`fused`] | RMSNorm in one pass on the CPU |
+//! | [`fused`] | RMSNorm, SwiGLU and RoPE in one pass on the CPU |
 //! | [`foreach`] | global norm, clipping, copy, add, lerp, scale, zero: one call for a whole model |
 //! | [`autograd`] | backward with given output gradients; replacing a gradient |
 //! | [`memory`] | what the CUDA caching allocator holds; keeping freed memory on the CPU |
 //! | [`process_group`] | all-gather and reduce-scatter between ranks, over NCCL |
 //!
-//! All `unsafe` of the workspace is in this crate. The C++ half (`src/*.cpp`) turns every exception into an
+//! All `unsafe` of the workspace is in this crate. The C++ half (`src/**/*.cpp`) turns every exception into an
 //! [`Error`] and checks shapes, kinds and devices before a kernel that trusts them is called.
 //!
 //! Number of threads, `no_grad` and manual seeds are in `tch` itself.

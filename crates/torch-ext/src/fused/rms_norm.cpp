@@ -42,21 +42,22 @@ PART_OF_CALLER void back(const T *x, const T *g, const float *weight, float r, i
   }
 }
 
-#define FOR_TYPE(T)                                                                                                        \
-  FOR_EVERY_WIDTH void normalize_rows(const T *x, const float *weight, T *out, int64_t first, int64_t last, int64_t n,     \
-                                      float eps, float *inverses) {                                                        \
-    for (int64_t row = first; row < last; ++row) {                                                                         \
-      inverses[row] = normalize(x + row * n, weight, out + row * n, n, eps);                                               \
-    }                                                                                                                      \
-  }                                                                                                                        \
-  FOR_EVERY_WIDTH void back_rows(const T *x, const T *g, const float *weight, const float *inverses, int64_t first,        \
-                                 int64_t last, int64_t n, T *dx, float *dw) {                                              \
-    for (int64_t row = first; row < last; ++row) {                                                                         \
-      back(x + row * n, g + row * n, weight, inverses[row], n, dx + row * n, dw);                                          \
-    }                                                                                                                      \
+struct NormalizeRows {
+  template <typename T>
+  PART_OF_CALLER void run(const T *x, const float *weight, T *out, int64_t rows, int64_t n, float eps, float *inverses) {
+    for (int64_t row = 0; row < rows; ++row) inverses[row] = normalize(x + row * n, weight, out + row * n, n, eps);
   }
-FOR_TYPE(float)
-FOR_TYPE(c10::BFloat16)
+};
+
+struct BackRows {
+  template <typename T>
+  PART_OF_CALLER void run(const T *x, const T *g, const float *weight, const float *inverses, int64_t rows, int64_t n, T *dx,
+                          float *dw) {
+    for (int64_t row = 0; row < rows; ++row) {
+      back(x + row * n, g + row * n, weight, inverses[row], n, dx + row * n, dw);
+    }
+  }
+};
 
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
   static at::Tensor forward(AutogradContext *ctx, const at::Tensor &x_in, const at::Tensor &weight_in, double eps) {
@@ -69,8 +70,8 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
       T *to = out.mutable_data_ptr<T>();
       const float *w = weight.const_data_ptr<float>();
       float *inverses = inverse.mutable_data_ptr<float>();
-      for_rows(rows, at::get_num_threads(), [&](int64_t, int64_t first, int64_t last) {
-        normalize_rows(from, w, to, first, last, n, static_cast<float>(eps), inverses);
+      for_rows(rows, threads_for(x.numel()), [&](int64_t, int64_t first, int64_t last) {
+        run<NormalizeRows>(from + first * n, w, to + first * n, last - first, n, static_cast<float>(eps), inverses + first);
       });
     });
     ctx->save_for_backward({x, weight, inverse});
@@ -82,7 +83,7 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     const auto saved = ctx->get_saved_variables();
     const auto &x = saved[0], &weight = saved[1], &inverse = saved[2];
     const auto g = gradients[0].contiguous();
-    const int64_t n = x.size(-1), rows = x.numel() / std::max<int64_t>(n, 1), threads = at::get_num_threads();
+    const int64_t n = x.size(-1), rows = x.numel() / std::max<int64_t>(n, 1), threads = threads_for(x.numel());
     auto dx = at::empty_like(x), parts = at::zeros({threads, n}, weight.options());
     for_kind(x.scalar_type(), [&](auto *like) {
       using T = std::remove_pointer_t<decltype(like)>;
@@ -91,7 +92,8 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
       const float *w = weight.const_data_ptr<float>(), *inverses = inverse.const_data_ptr<float>();
       float *sums = parts.mutable_data_ptr<float>();
       for_rows(rows, threads, [&](int64_t part, int64_t first, int64_t last) {
-        back_rows(values, gradient, w, inverses, first, last, n, to, sums + part * n);
+        run<BackRows>(values + first * n, gradient + first * n, w, inverses + first, last - first, n, to + first * n,
+                      sums + part * n);
       });
     });
     const auto kind = static_cast<at::ScalarType>(ctx->saved_data["weight_kind"].toInt());
@@ -109,3 +111,5 @@ extern "C" char *btx_rms_norm(tensor x, tensor weight, double eps, tensor *out) 
     *out = new at::Tensor(RmsNorm::apply(*x, *weight, eps));
   });
 }
+
+extern "C" void btx_limit_vectors(int bits) { most_vector_bits.store(bits, std::memory_order_relaxed); }

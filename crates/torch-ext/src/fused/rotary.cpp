@@ -16,13 +16,6 @@ using tensor = at::Tensor *;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// How heads lie: the strides of `[batch, length, heads, head_dim]`, the last of which is 1.
-struct Heads {
-  int64_t batch, position, head;
-
-  int64_t at(int64_t b, int64_t l, int64_t h) const { return b * batch + l * position + h * head; }
-};
-
 // Element i of a head is paired with i + half; `direction` is 1 forward and −1 backward. The sines of the first half are
 // negative already.
 template <typename T>
@@ -35,46 +28,60 @@ PART_OF_CALLER void turn(const T *x, const T *cosine, const T *sine, T *out, int
   }
 }
 
-#define FOR_TYPE(T)                                                                                                        \
-  FOR_EVERY_WIDTH void turn_heads(const T *x, int64_t from, const T *cosine, const T *sine, T *out, int64_t to,            \
-                                  int64_t heads, int64_t half, float direction) {                                          \
-    for (int64_t h = 0; h < heads; ++h) turn(x + h * from, cosine, sine, out + h * to, half, direction);                   \
+struct TurnHeads {
+  template <typename T>
+  PART_OF_CALLER void run(const T *x, int64_t from, const T *cosine, const T *sine, T *out, int64_t to, int64_t heads,
+                          int64_t half, float direction) {
+    for (int64_t h = 0; h < heads; ++h) turn(x + h * from, cosine, sine, out + h * to, half, direction);
   }
-FOR_TYPE(float)
-FOR_TYPE(c10::BFloat16)
+};
 
-Heads strides_of(const at::Tensor &t) { return {t.stride(0), t.stride(1), t.stride(2)}; }
+// One side of the exchange: the heads of one tensor. Read or written, by which side it is.
+template <typename T>
+struct Side {
+  T *data;
+  int64_t batch, position, head;
 
-// The whole projection's heads are `apart[0]`, `apart[1]` and `apart[2]` one after the other. Forward from there to the parts,
-// backward from the parts to there.
+  T *at(int64_t b, int64_t l, int64_t h) const { return data + b * batch + l * position + h * head; }
+};
+
+// Only what is written is asked for as such: a tensor whose memory is shared until then would be copied.
+template <typename T>
+Side<T> side_of(const at::Tensor &t, bool is_written) {
+  T *data = is_written ? t.mutable_data_ptr<T>() : const_cast<T *>(t.const_data_ptr<T>());
+  return {data, t.stride(0), t.stride(1), t.stride(2)};
+}
+
+// The whole projection's heads are those of `apart[0]`, `apart[1]` and `apart[2]` one after the other. Forward from there to
+// the parts, backward from the parts to there.
 void between(const at::Tensor &whole, const std::array<at::Tensor, 3> &apart, const at::Tensor &cosines,
              const at::Tensor &sines, bool is_forward) {
   const int64_t batch = whole.size(0), length = whole.size(1), dim = whole.size(3);
-  const Heads together = strides_of(whole);
+  const float direction = is_forward ? 1.0F : -1.0F;
   for_kind(whole.scalar_type(), [&](auto *like) {
     using T = std::remove_pointer_t<decltype(like)>;
-    T *const base = static_cast<T *>(whole.data_ptr());
     const T *cosine = cosines.const_data_ptr<T>(), *sine = sines.const_data_ptr<T>();
-    for_rows(batch * length, at::get_num_threads(), [&](int64_t, int64_t first, int64_t last) {
+    const Side<T> together = side_of<T>(whole, !is_forward);
+    std::array<Side<T>, 3> alone;
+    for (int part = 0; part < 3; ++part) alone[part] = side_of<T>(apart[part], is_forward);
+    for_rows(batch * length, threads_for(whole.numel()), [&](int64_t, int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row) {
         const int64_t b = row / length, l = row % length;
         int64_t before = 0;
         for (int part = 0; part < 3; ++part) {
-          const at::Tensor &t = apart[part];
-          const Heads alone = strides_of(t);
-          T *x = base + together.at(b, l, before), *y = static_cast<T *>(t.data_ptr()) + alone.at(b, l, 0);
-          int64_t from = together.head, to = alone.head;
+          T *x = together.at(b, l, before), *y = alone[part].at(b, l, 0);
+          int64_t from = together.head, to = alone[part].head;
           if (!is_forward) {
             std::swap(x, y);
             std::swap(from, to);
           }
-          const int64_t heads = t.size(2);
-          if (part < 2) {
-            turn_heads(x, from, cosine + l * dim, sine + l * dim, y, to, heads, dim / 2, is_forward ? 1.0F : -1.0F);
-          } else {
-            for (int64_t h = 0; h < heads; ++h) std::copy_n(x + h * from, dim, y + h * to);
-          }
+          const int64_t heads = apart[part].size(2);
           before += heads;
+          if (part < 2) {
+            run<TurnHeads>(static_cast<const T *>(x), from, cosine + l * dim, sine + l * dim, y, to, heads, dim / 2, direction);
+            continue;
+          }
+          for (int64_t h = 0; h < heads; ++h) std::copy_n(x + h * from, dim, y + h * to);
         }
       }
     });

@@ -3,6 +3,8 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <limits>
+
 #include "../guard.hpp"
 #include "rows.hpp"
 
@@ -13,12 +15,12 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 // eˣ to about one unit in the last place: 2ⁿ·eʳ with |r| ≤ ln 2 / 2 and Cephes' polynomial (expf.c). The C library's is
-// called for one element at a time. Beyond ±87 it stays there; NaN stays NaN.
-PART_OF_CALLER float exponential(float x) {
-  x = x < -87.0F ? -87.0F : x;
-  x = x > 87.0F ? 87.0F : x;
-  // Adding and taking away 1.5·2²³ rounds to an integer.
-  const float n = (x * 1.44269504F + 12582912.0F) - 12582912.0F;
+// called for one element at a time. Below −87 it stays what it is there, above 88 it is infinite; NaN stays NaN.
+PART_OF_CALLER float exponential(float of) {
+  float x = of < -87.0F ? -87.0F : of;
+  x = x > 88.0F ? 88.0F : x;
+  // Adding 1.5·2²³ rounds to an integer, which is then in the lowest bits.
+  const float shifted = x * 1.44269504F + 12582912.0F, n = shifted - 12582912.0F;
   // ln 2 in two parts, of which n times the first is exact.
   const float r = (x - n * 0.693359375F) + n * 2.12194440e-4F;
   float p = 1.9875691500e-4F;
@@ -28,42 +30,40 @@ PART_OF_CALLER float exponential(float x) {
   p = p * r + 1.6666665459e-1F;
   p = p * r + 5.0000001201e-1F;
   p = p * r * r + r + 1.0F;
-  const uint32_t bits = (static_cast<uint32_t>(static_cast<int32_t>(n)) + 127U) << 23;
+  uint32_t bits;
+  std::memcpy(&bits, &shifted, sizeof bits);
+  bits = (bits + 127U) << 23;
   float power;
   std::memcpy(&power, &bits, sizeof bits);
-  return p * power;
+  return of > 88.0F ? std::numeric_limits<float>::infinity() : p * power;
 }
 
 PART_OF_CALLER float sigmoid(float x) { return 1.0F / (1.0F + exponential(-x)); }
 
 // Rounded before the product, as transformers does.
-template <typename T>
-PART_OF_CALLER void swiglu(const T *gate, const T *up, T *out, int64_t n) {
+struct Forward {
+  template <typename T>
+  PART_OF_CALLER void run(const T *gate, const T *up, T *out, int64_t n) {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) {
-    const float x = load(gate + i);
-    store(rounded(x * sigmoid(x), gate) * load(up + i), out + i);
+    for (int64_t i = 0; i < n; ++i) {
+      const float x = load(gate + i);
+      store(rounded(x * sigmoid(x), gate) * load(up + i), out + i);
+    }
   }
-}
+};
 
 // With s = σ(gate): d up = g·gate·s, and d gate = g·up·s·(1 + gate·(1 − s)).
-template <typename T>
-PART_OF_CALLER void back(const T *gate, const T *up, const T *g, T *dgate, T *dup, int64_t n) {
+struct Backward {
+  template <typename T>
+  PART_OF_CALLER void run(const T *gate, const T *up, const T *g, T *dgate, T *dup, int64_t n) {
 #pragma omp simd
-  for (int64_t i = 0; i < n; ++i) {
-    const float x = load(gate + i), gradient = load(g + i), s = sigmoid(x);
-    store(gradient * rounded(x * s, gate), dup + i);
-    store(gradient * load(up + i) * s * (1.0F + x * (1.0F - s)), dgate + i);
+    for (int64_t i = 0; i < n; ++i) {
+      const float x = load(gate + i), gradient = load(g + i), s = sigmoid(x);
+      store(gradient * rounded(x * s, gate), dup + i);
+      store(gradient * load(up + i) * s * (1.0F + x * (1.0F - s)), dgate + i);
+    }
   }
-}
-
-#define FOR_TYPE(T)                                                                                                        \
-  FOR_EVERY_WIDTH void forward_of(const T *gate, const T *up, T *out, int64_t n) { swiglu(gate, up, out, n); }             \
-  FOR_EVERY_WIDTH void backward_of(const T *gate, const T *up, const T *g, T *dgate, T *dup, int64_t n) {                  \
-    back(gate, up, g, dgate, dup, n);                                                                                      \
-  }
-FOR_TYPE(float)
-FOR_TYPE(c10::BFloat16)
+};
 
 struct SwiGlu : torch::autograd::Function<SwiGlu> {
   static at::Tensor forward(AutogradContext *ctx, const at::Tensor &gate_in, const at::Tensor &up_in) {
@@ -73,8 +73,8 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
       using T = std::remove_pointer_t<decltype(like)>;
       const T *x = gate.const_data_ptr<T>(), *y = up.const_data_ptr<T>();
       T *to = out.mutable_data_ptr<T>();
-      for_rows(gate.numel(), at::get_num_threads(), [&](int64_t, int64_t first, int64_t last) {
-        forward_of(x + first, y + first, to + first, last - first);
+      for_rows(gate.numel(), threads_for(gate.numel()), [&](int64_t, int64_t first, int64_t last) {
+        run<Forward>(x + first, y + first, to + first, last - first);
       });
     });
     ctx->save_for_backward({gate, up});
@@ -90,8 +90,8 @@ struct SwiGlu : torch::autograd::Function<SwiGlu> {
       using T = std::remove_pointer_t<decltype(like)>;
       const T *x = gate.const_data_ptr<T>(), *y = up.const_data_ptr<T>(), *gradient = g.const_data_ptr<T>();
       T *dx = dgate.mutable_data_ptr<T>(), *dy = dup.mutable_data_ptr<T>();
-      for_rows(gate.numel(), at::get_num_threads(), [&](int64_t, int64_t first, int64_t last) {
-        backward_of(x + first, y + first, gradient + first, dx + first, dy + first, last - first);
+      for_rows(gate.numel(), threads_for(gate.numel()), [&](int64_t, int64_t first, int64_t last) {
+        run<Backward>(x + first, y + first, gradient + first, dx + first, dy + first, last - first);
       });
     });
     return {dgate, dup};
