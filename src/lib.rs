@@ -18,6 +18,7 @@
 //! | [`plan`] | what a peer will need: memory, time, bytes |
 //! | [`roles`] | aggregator, miner, validator |
 //! | [`mod@run`] | a run as its bucket tells it |
+//! | `scoring` | what a window's updates do to the loss |
 //! | [`shutdown`] | the wish to stop |
 //! | [`terminal`] | progress bars and log lines on one terminal |
 //! | [`throughput`] | how much of a device goes into the model |
@@ -38,6 +39,8 @@ pub mod lab;
 pub mod plan;
 pub mod roles;
 pub mod run;
+#[cfg(feature = "torch")]
+mod scoring;
 pub mod shutdown;
 pub mod terminal;
 pub mod throughput;

@@ -3,7 +3,7 @@
 
 use brigade_codec::{CodeBits, CodecConfig, Layout};
 use brigade_fuzz::records;
-use brigade_protocol::merge::{Candidate, exclusions, shares};
+use brigade_protocol::gauntlet::{Case, Gram, judge};
 use brigade_protocol::{
     Cutoff, Digest, Exclusion, FilePin, Improvement, Manifest, ModelConfig, PeerId, PeerScore, Pinned,
     Reason, Scores, Signed, Timestamp, Training,
@@ -87,35 +87,53 @@ fn check_windows(manifest: &Manifest) {
         assert!(windows.is_over(total) && windows.is_checkpoint(total));
         assert!(total == 0 || !windows.is_over(total - 1));
     }
-    let candidates = [1.0, 0.0, 1e30].map(|norm| Candidate { peer: PeerId([1; 32]), norm });
-    for share in shares(manifest, &candidates) {
-        assert!(share.coefficient.is_finite() && share.coefficient >= 0.0, "{share:?}");
-        assert!(share.coefficient <= manifest.outer.learning_rate);
+    let cutoff = cutoff(&[1, 2, 3]);
+    for norms in [[1.0, 0.0, 1e30], [0.0; 3], [1.0, 2.0, 3.0]] {
+        let products = (0..9).map(|n| if n / 3 == n % 3 { norms[n / 3] * norms[n / 3] } else { 0.0 });
+        let gram = Gram::new(products.collect()).expect("nine finite numbers");
+        let case = Case { manifest, cutoff: &cutoff, heard: &[], gram: &gram, previous: &[] };
+        let judgement = judge(&case);
+        for share in &judgement.shares {
+            assert!(share.coefficient.is_finite() && share.coefficient >= 0.0, "{share:?}");
+            assert!(share.coefficient <= manifest.outer.learning_rate);
+        }
+        let sum: f64 = judgement.shares.iter().map(|share| share.weight).sum();
+        assert!(judgement.shares.is_empty() || (sum - 1.0).abs() < 1e-9, "{judgement:?}");
+        let sum: f64 = judgement.standings.iter().map(|standing| standing.weight).sum();
+        assert!(sum == 0.0 || (sum - 1.0).abs() < 1e-9, "{judgement:?}");
     }
+}
+
+fn cutoff(peers: &[u8]) -> Cutoff {
+    let zero = Digest([0; 32]);
+    let pinned = |n: &u8| Pinned {
+        peer: PeerId([*n; 32]),
+        update: FilePin { key: "u".into(), size: 1, sha256: zero, frame: zero },
+        etag: String::new(),
+        receipt: zero,
+        received_at: Timestamp(0),
+        mirrored_at: Timestamp(0),
+        content: Digest([*n; 32]),
+    };
+    let (pinned, excluded) = (peers.iter().map(pinned).collect(), Vec::new());
+    Cutoff { run: zero, window: 0, epoch: 0, open: zero, cut_at: Timestamp(0), pinned, excluded }
 }
 
 /// Where all validators say the same, their stakes must not matter.
 fn check_votes(manifest: &Manifest) {
     let (peer, zero) = (PeerId([1; 32]), Digest([0; 32]));
-    let pin = FilePin { key: "u".into(), size: 1, sha256: zero, frame: zero };
-    let pinned = Pinned { peer, update: pin, etag: String::new(), receipt: zero, received_at: Timestamp(0) };
-    let cutoff = Cutoff {
-        run: zero,
-        window: 0,
-        epoch: 0,
-        open: zero,
-        cut_at: Timestamp(0),
-        pinned: vec![pinned],
-        excluded: Vec::new(),
-    };
+    let cutoff = cutoff(&[1]);
+    let gram = Gram::new(vec![1.0]).expect("a finite number");
     let vote = |mean: Option<f64>| {
         let unassigned = mean.map(|mean| Improvement { mean, standard_error: 0.0, sequences: 8 });
         let fault = mean.is_none().then(|| Exclusion::new(peer, Reason::Malformed, "torn"));
-        let score = PeerScore { peer, fault, assigned: unassigned, unassigned };
+        let (merit, trace, passes) = (unassigned, unassigned, 8);
+        let score = PeerScore { peer, fault, assigned: unassigned, unassigned, merit, trace, passes };
         let scores = Scores { run: zero, window: 0, cutoff: zero, scores: vec![score], seconds: 1.0 };
         let by = |signer| Signed { record: scores.clone(), signer, digest: zero };
         let heard: Vec<_> = manifest.validators.iter().map(|validator| by(validator.id)).collect();
-        exclusions(manifest, &cutoff, &heard).first().map(|exclusion| exclusion.reason)
+        let case = Case { manifest, cutoff: &cutoff, heard: &heard, gram: &gram, previous: &[] };
+        judge(&case).excluded.first().map(|exclusion| exclusion.reason)
     };
     // Who is named twice has the first stake.
     let stake = |id| manifest.validator(id).map_or(0, |validator| validator.stake);

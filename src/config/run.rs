@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use brigade_protocol::gauntlet::Gauntlet;
 use brigade_protocol::{Compression, ModelConfig, Outer, PeerId, Scoring, Training, Windows};
 use serde::Deserialize;
 use serde::de::Error as _;
@@ -41,6 +42,9 @@ pub struct RunSettings {
     /// How updates are scored.
     #[serde(default)]
     pub scoring: Scoring,
+    /// How they are judged.
+    #[serde(default)]
+    pub gauntlet: Gauntlet,
 }
 
 /// A validator, as `brigade identity show` prints it.

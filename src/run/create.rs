@@ -59,6 +59,7 @@ pub async fn create(
         outer: settings.outer.clone(),
         windows: settings.windows.clone(),
         scoring: settings.scoring.clone(),
+        gauntlet: settings.gauntlet.clone(),
         initial_state_root: Digest([0; 32]),
     };
     manifest.validate()?;

@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::encode::CodecConfig;
 use crate::error::{Error, Result};
 use crate::header::{self, Binding, DeltaBinding, Kind};
@@ -97,6 +99,14 @@ impl Frame {
     pub fn digest_in(file: &[u8], layout: &Layout) -> Option<[u8; 32]> {
         let frame = file.get(..header::frame_len(layout.num_sections()))?;
         frame.last_chunk().copied()
+    }
+
+    /// SHA-256 of the sections' hashes, in order: what the file says, whatever window and peer its header is bound to. Who sends an
+    /// update again under a new header sends the same content.
+    pub fn content(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        self.sections.iter().for_each(|section| hash.update(section.sha256));
+        hash.finalize().into()
     }
 
     /// SHA-256 that stands in front of the first section: it covers the header and with it the hash of every section.

@@ -40,6 +40,7 @@ pub(crate) fn manifest(seeds: &[u8]) -> Manifest {
         outer: Outer::default(),
         windows: Windows::default(),
         scoring: Scoring::default(),
+        gauntlet: crate::gauntlet::Gauntlet::default(),
         initial_state_root: Digest([8; 32]),
     }
 }

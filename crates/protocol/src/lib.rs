@@ -10,7 +10,7 @@
 //! | [`assignment`] | who trains on what |
 //! | [`Roster`] | who is waited for |
 //! | [`checks`] | what a receipt must say to be pinned |
-//! | [`merge`] | from scores to shares |
+//! | [`gauntlet`] | what a window says of its peers |
 
 mod address;
 pub mod assignment;
@@ -21,9 +21,9 @@ mod envelope;
 mod error;
 #[cfg(test)]
 mod fixtures;
+pub mod gauntlet;
 mod identity;
 mod manifest;
-pub mod merge;
 mod model;
 mod parameters;
 mod records;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::gauntlet::Gauntlet;
 use crate::{Anneal, DecayType, Digest, Error, ModelConfig, PeerId, Record, Schedule, Signed, Timestamp};
 
 /// The version of records and formats that this crate writes.
@@ -37,6 +38,9 @@ pub struct Manifest {
     pub windows: Windows,
     /// How updates are scored.
     pub scoring: Scoring,
+    /// How they are judged.
+    #[serde(default)]
+    pub gauntlet: Gauntlet,
     /// State root of the first θ, `checkpoints/0000000000`.
     pub initial_state_root: Digest,
 }
@@ -265,14 +269,18 @@ pub struct Scoring {
     pub sequences: u32,
     /// Held-out sequences in an evaluation.
     pub heldout_sequences: u32,
+    /// The most sequences of a kind that are measured for a peer of whom fewer do not decide; never fewer than `sequences`.
+    pub max_sequences: u32,
     /// How sure a loss increase must be before an update counts as harmful, in sigmas of the normal distribution; for
     /// few sequences that is more standard errors, by Student's t.
     pub harm_sigmas: f64,
+    /// The share of the median peer's improvement below which an update counts as idle.
+    pub least_merit: f64,
 }
 
 impl Default for Scoring {
     fn default() -> Self {
-        Self { sequences: 8, heldout_sequences: 64, harm_sigmas: 3.0 }
+        Self { sequences: 8, heldout_sequences: 64, max_sequences: 64, harm_sigmas: 3.0, least_merit: 0.25 }
     }
 }
 
@@ -313,6 +321,7 @@ impl Manifest {
             ("windows.checkpoint_every", w.checkpoint_every, 1, 1 << 20),
             ("scoring.sequences", u64::from(self.scoring.sequences), 2, 1 << 20),
             ("scoring.heldout_sequences", u64::from(self.scoring.heldout_sequences), 1, 1 << 20),
+            ("scoring.max_sequences", u64::from(self.scoring.max_sequences), 2, 1 << 20),
         ];
         for (field, value, low, high) in bounded {
             if !(low..=high).contains(&value) {
@@ -324,6 +333,7 @@ impl Manifest {
             let reason = format!("is longer than model.max_position_embeddings = {longest}");
             return Err(Error::manifest("training.sequence_length", reason));
         }
+        self.gauntlet.validate()?;
         self.training.validate_schedule()?;
         self.validate_rates()
     }
@@ -341,6 +351,7 @@ impl Manifest {
             ("compression.error_feedback_decay", f64::from(c.error_feedback_decay), 1.0),
             ("outer.learning_rate", f64::from(o.learning_rate), 1e3),
             ("scoring.harm_sigmas", self.scoring.harm_sigmas, 1e6),
+            ("scoring.least_merit", self.scoring.least_merit, 1.0),
         ];
         for (field, value, high) in rates {
             if !(0.0..=high).contains(&value) {

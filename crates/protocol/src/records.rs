@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::gauntlet::Standing;
 use crate::{BucketAddress, Digest, Envelope, PeerId, Record, Timestamp};
 
 /// What a participant does.
@@ -202,6 +203,16 @@ pub enum Reason {
     Malformed,
     /// Validators agree that the update raises the loss.
     Harmful,
+    /// The update is many times longer than the others.
+    Oversized,
+    /// The update was sent before, by this peer or another.
+    Replayed,
+    /// Another peer has sent the same update, or nearly the same, before.
+    Copied,
+    /// Validators agree that the update does far less than the others.
+    Idle,
+    /// Over several windows the updates bear no trace of the sequences that the peer was assigned.
+    Untraced,
 }
 
 /// A peer whose update does not count, and why.
@@ -239,6 +250,10 @@ pub struct Pinned {
     pub receipt: Digest,
     /// The receipt's time, by its store's clock.
     pub received_at: Timestamp,
+    /// When the run's copy of the receipt was written, by the clock of the run's store.
+    pub mirrored_at: Timestamp,
+    /// SHA-256 of the hashes of the update's sections: what it says, whatever its header is bound to.
+    pub content: Digest,
 }
 
 /// `windows/{w}/cutoff.json`: the updates that count. No byte enters a merge that is not pinned here.
@@ -278,6 +293,16 @@ pub struct PeerScore {
     pub assigned: Option<Improvement>,
     /// The same on sequences that nobody was assigned.
     pub unassigned: Option<Improvement>,
+    /// By how much the improvement on those exceeds the demanded share of the median peer's, sequence by sequence.
+    #[serde(default)]
+    pub merit: Option<Improvement>,
+    /// How much more the update improves its own sequences than its effect on unassigned ones, and the other peers' on its own, let
+    /// expect: it was trained on them.
+    #[serde(default)]
+    pub trace: Option<Improvement>,
+    /// Sequences that went through the model for this peer alone.
+    #[serde(default)]
+    pub passes: u32,
 }
 
 /// How much a step lowers the loss.
@@ -368,6 +393,9 @@ pub struct Verdict {
     pub shares: Vec<Share>,
     /// What is not although it was pinned, ordered by peer.
     pub excluded: Vec<Exclusion>,
+    /// What is known of every peer that was ever pinned, this window included; ordered by peer.
+    #[serde(default)]
+    pub standings: Vec<Standing>,
 }
 
 impl Record for Verdict {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use brigade_bucket::keys::{PeerFile, PeerKey, RunKey};
 use brigade_bucket::{Bucket, BucketError, Creation, Pin};
 use brigade_codec::{Update, max_update_bytes};
@@ -78,7 +79,22 @@ impl Aggregator {
         let received_at = object.meta.last_modified.min(open.record.deadline);
         let receipt = self.expected(open, &update_key).check(peer, &object.bytes, received_at);
         let receipt = receipt.map_err(|exclusion| anyhow::anyhow!("{key}: {}", exclusion.detail))?;
-        Ok(Some(pinned(peer, &receipt, received_at, String::new())))
+        let update = RunKey::Update { window, peer }.to_string();
+        let promised = &receipt.record.update;
+        let pin = Pin { etag: None, sha256: promised.sha256, size: promised.size };
+        let bytes = self.run.bucket().get_pinned(&update, &pin).await?;
+        let (layout, codec, binding) =
+            (self.run.layout(), self.run.codec(), self.run.binding(&open.record, &peer));
+        let parsed = tokio::task::block_in_place(|| Update::parse(bytes, layout, &codec, &binding))?;
+        Ok(Some(Pinned {
+            peer,
+            update: promised.clone(),
+            etag: String::new(),
+            receipt: receipt.digest,
+            received_at,
+            mirrored_at: object.meta.last_modified,
+            content: Digest(parsed.frame().content()),
+        }))
     }
 
     /// Looks for receipt and update until both are there or the deadline has passed.
@@ -139,7 +155,8 @@ impl Aggregator {
         // Readers of a part of the update rely on it.
         expect_digest("the update's header", promised.frame, Digest(parsed.frame().digest()))
             .map_err(|error| Refusal::Now(Exclusion::new(peer, Reason::Unavailable, error)))?;
-        Ok(Some(Fetched { receipt, receipt_bytes: object.bytes, received_at, update, etag }))
+        let content = Digest(parsed.frame().content());
+        Ok(Some(Fetched { receipt, receipt_bytes: object.bytes, received_at, update, etag, content }))
     }
 
     /// Copies update and receipt into the run's bucket. Refuses when another update of that peer is there: the peer has
@@ -168,10 +185,13 @@ impl Aggregator {
         let receipt = RunKey::Receipt { window, peer }.to_string();
         if let Creation::AlreadyExists = bucket.create(&receipt, fetched.receipt_bytes.clone()).await? {
             // Another aggregator was faster, perhaps with another receipt; what is mirrored is what counts.
-            let mirrored = self.mirrored(open, peer).await?;
-            return Ok(Ok(mirrored.unwrap_or_else(|| fetched.pinned(peer))));
+            if let Some(mirrored) = self.mirrored(open, peer).await? {
+                return Ok(Ok(mirrored));
+            }
         }
-        Ok(Ok(fetched.pinned(peer)))
+        let meta = bucket.head(&receipt).await?;
+        let mirrored_at = meta.with_context(|| format!("{receipt} is gone again"))?.last_modified;
+        Ok(Ok(fetched.pinned(peer, mirrored_at)))
     }
 }
 
@@ -190,14 +210,19 @@ struct Fetched {
     received_at: Timestamp,
     update: Bytes,
     etag: String,
+    content: Digest,
 }
 
 impl Fetched {
-    fn pinned(&self, peer: PeerId) -> Pinned {
-        pinned(peer, &self.receipt, self.received_at, self.etag.clone())
+    fn pinned(&self, peer: PeerId, mirrored_at: Timestamp) -> Pinned {
+        Pinned {
+            peer,
+            update: self.receipt.record.update.clone(),
+            etag: self.etag.clone(),
+            receipt: self.receipt.digest,
+            received_at: self.received_at,
+            mirrored_at,
+            content: self.content,
+        }
     }
-}
-
-fn pinned(peer: PeerId, receipt: &Signed<Receipt>, received_at: Timestamp, etag: String) -> Pinned {
-    Pinned { peer, update: receipt.record.update.clone(), etag, receipt: receipt.digest, received_at }
 }

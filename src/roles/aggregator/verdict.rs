@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use brigade_bucket::Bucket;
 use brigade_bucket::keys::{PeerFile, PeerKey, RunKey};
 use brigade_codec::Update;
-use brigade_protocol::merge::{self, Candidate};
+use brigade_protocol::gauntlet::{Case, Gram, Standing, judge};
 use brigade_protocol::{
-    Cutoff, Envelope, Exclusion, Join, Member, PeerId, Record as _, Role, Roster, Scores, Signed, Timestamp,
-    Verdict,
+    Cutoff, Envelope, Join, Member, PeerId, Record as _, Role, Roster, Scores, Signed, Timestamp, Verdict,
 };
 use futures::future::try_join_all;
 
@@ -34,24 +34,35 @@ impl Aggregator {
         }
         let heard = if updates.is_empty() { Vec::new() } else { self.hear(cutoff, roster).await? };
         let (envelopes, scores): (Vec<_>, Vec<_>) = heard.into_iter().unzip();
-        let excluded = merge::exclusions(self.run.manifest(), &cutoff.record, &scores);
-        let is_in = |peer: &PeerId| !excluded.iter().any(|Exclusion { peer: out, .. }| out == peer);
-        let candidates: Vec<_> = updates
-            .iter()
-            .filter(|(peer, _)| is_in(peer))
-            .map(|(peer, update)| Candidate { peer: *peer, norm: update.norm() })
-            .collect();
+        let previous = self.standings(window).await?;
+        let gram = products(cutoff, updates)?;
+        let case = Case {
+            manifest: self.run.manifest(),
+            cutoff: &cutoff.record,
+            heard: &scores,
+            gram: &gram,
+            previous: &previous,
+        };
+        let judgement = judge(&case);
         let verdict = Verdict {
             run: self.run.id(),
             window,
             epoch: self.fence.epoch(),
             cutoff: cutoff.digest,
             scores: envelopes,
-            shares: merge::shares(self.run.manifest(), &candidates),
-            excluded,
+            shares: judgement.shares,
+            excluded: judgement.excluded,
+            standings: judgement.standings,
         };
         self.fence.check().await?;
         self.run.create(&RunKey::Verdict(window), verdict, self.identity.signing()).await
+    }
+
+    /// Everybody's standing before `window`.
+    async fn standings(&self, window: u64) -> anyhow::Result<Vec<Standing>> {
+        let Some(before) = window.checked_sub(1) else { return Ok(Vec::new()) };
+        let verdict = self.run.verdict(before).await?;
+        Ok(verdict.with_context(|| format!("window {before} is closed without a verdict"))?.record.standings)
     }
 
     /// The scores of every validator on the roster that speaks in time.
@@ -102,6 +113,14 @@ impl Aggregator {
         self.pace.reporter.tell(Event::Warning { message });
         None
     }
+}
+
+/// Inner products of the pinned updates, in the order of the cutoff.
+fn products(cutoff: &Signed<Cutoff>, updates: &BTreeMap<PeerId, Update>) -> anyhow::Result<Gram> {
+    let pinned = cutoff.record.pinned.iter();
+    let updates: Vec<&Update> = pinned.filter_map(|pinned| updates.get(&pinned.peer)).collect();
+    let products = tokio::task::block_in_place(|| brigade_codec::gram(&updates))?;
+    Gram::new(products).context("the products of the updates are no numbers")
 }
 
 async fn look(

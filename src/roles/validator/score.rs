@@ -1,4 +1,4 @@
-//! Loss scores: what θ loses when one peer's update alone is applied (Gauntlet, arXiv 2505.21684).
+//! The scores of a window: every pinned update through the decoder, then on the common ruler.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,28 +7,19 @@ use brigade_bucket::Pin;
 use brigade_bucket::keys::RunKey;
 use brigade_codec::Update;
 use brigade_protocol::assignment::Draw;
-use brigade_protocol::{
-    Cutoff, Digest, Exclusion, Improvement, Open, Parameters, PeerScore, Pinned, Reason, Scores, Signed,
-};
-use brigade_trainer::{TokenBatch, Trainer};
+use brigade_protocol::{Cutoff, Digest, Exclusion, Open, Pinned, Reason, Scores, Signed};
+use brigade_trainer::TokenBatch;
 
 use super::{MEASURE_BATCH, Validator};
 use crate::roles::samples::{Ticket, batches};
 use crate::run::replica::Replica;
+use crate::scoring::{Candidate, Exam, Stage};
 
-/// The common ruler of a window: sequences that nobody was assigned, and θ's loss on each.
-struct Ruler {
-    theta: Arc<Parameters>,
-    /// What a single update is multiplied by: its share of the merge, α ÷ number of updates.
-    step: f32,
-    unassigned: Arc<Vec<TokenBatch>>,
-    base: Arc<Vec<f32>>,
-    /// Whether θ has a loss on all of them.
-    is_sound: bool,
-}
+/// The share of the time for scores that is spent on measuring; the rest is for sending them.
+const MEASURING: f64 = 0.8;
 
 impl Validator {
-    /// Rates every pinned update.
+    /// Rates every pinned update, or as many as there is time for.
     pub(super) async fn score(
         &self,
         replica: &Replica,
@@ -36,88 +27,54 @@ impl Validator {
         cutoff: &Signed<Cutoff>,
     ) -> anyhow::Result<Scores> {
         let started = Instant::now();
-        let ruler = self.ruler(replica, open, cutoff).await?;
-        let mut scores = Vec::new();
-        for pinned in &cutoff.record.pinned {
-            let score = self.pace.shutdown.or(self.score_one(&ruler, replica, open, pinned)).await??;
-            scores.push(score);
-        }
+        let reading = self.read(replica, open, cutoff);
+        let (candidates, stages) = self.pace.shutdown.or(reading).await??;
+        let manifest = self.run.manifest();
+        let scoring = manifest.scoring.clone();
+        let step = manifest.outer.learning_rate / candidates.len().max(1) as f32;
+        // Where time is short, chance decides who is not measured, and another in every window.
+        let first = cutoff.digest.0[0] as usize * candidates.len() / 256;
+        let (theta, until) = (Arc::clone(&replica.theta), manifest.windows.score().mul_f64(MEASURING));
+        let shutdown = self.pace.shutdown.clone();
+        let measured = self.model.call(move |trainer| {
+            let exam = Exam { scoring: &scoring, theta: theta.tensors(), step, candidates: &candidates };
+            exam.measure(trainer, &stages, first, || started.elapsed() < until && !shutdown.is_requested())
+        });
         Ok(Scores {
             run: self.run.id(),
             window: cutoff.record.window,
             cutoff: cutoff.digest,
-            scores,
+            scores: self.pace.shutdown.or(measured).await???,
             seconds: started.elapsed().as_secs_f64(),
         })
     }
 
-    async fn ruler(
+    /// All updates and all sequences that they may be measured on.
+    async fn read(
         &self,
         replica: &Replica,
         open: &Signed<Open>,
         cutoff: &Signed<Cutoff>,
-    ) -> anyhow::Result<Ruler> {
-        let count = self.run.manifest().scoring.sequences as usize;
+    ) -> anyhow::Result<(Vec<Candidate>, Vec<Stage>)> {
+        let manifest = self.run.manifest();
+        let most = manifest.scoring.max_sequences.max(manifest.scoring.sequences) as usize;
         let ticket = Ticket {
             previous_seed: replica.previous_seed,
             // Nobody knows the cutoff before it is made, so nobody can train on the ruler.
             seed: Digest::of_parts("brigade ruler v1", &[&open.record.seed.0, &cutoff.digest.0]),
             draw: Draw::Unassigned,
         };
-        let drawn = self.samples.draw(ticket, count).await?;
-        let unassigned = Arc::new(batches(&drawn, MEASURE_BATCH, self.samples.sequence_length())?);
-        let (theta, on) = (Arc::clone(&replica.theta), Arc::clone(&unassigned));
-        let base = self.model.call(move |trainer| {
-            trainer.load_parameters(theta.tensors())?;
-            losses(trainer, &on)
-        });
-        let step = self.run.manifest().outer.learning_rate / cutoff.record.pinned.len().max(1) as f32;
-        let theta = Arc::clone(&replica.theta);
-        let base = Arc::new(base.await??);
-        let is_sound = base.iter().all(|loss| loss.is_finite());
-        Ok(Ruler { theta, step, unassigned, base, is_sound })
-    }
-
-    async fn score_one(
-        &self,
-        ruler: &Ruler,
-        replica: &Replica,
-        open: &Signed<Open>,
-        pinned: &Pinned,
-    ) -> anyhow::Result<PeerScore> {
-        let peer = pinned.peer;
-        let update = match self.checked(open, pinned).await? {
-            Ok(update) => update,
-            Err(fault) => {
-                return Ok(PeerScore { peer, fault: Some(fault), assigned: None, unassigned: None });
-            }
-        };
-        let manifest = self.run.manifest();
+        let unassigned = self.samples.draw(ticket, most).await?;
+        let (mut candidates, mut own) = (Vec::new(), Vec::new());
         let trained = manifest.training.inner_steps as usize * manifest.training.batch_size as usize;
-        let ticket = Ticket {
-            previous_seed: replica.previous_seed,
-            seed: open.record.seed,
-            draw: Draw::Assigned(peer),
-        };
-        let own = self.samples.draw_some(ticket, trained, manifest.scoring.sequences as usize).await?;
-        let own = batches(&own, MEASURE_BATCH, self.samples.sequence_length())?;
-        let (theta, step) = (Arc::clone(&ruler.theta), ruler.step);
-        let (common, base) = (Arc::clone(&ruler.unassigned), Arc::clone(&ruler.base));
-        let measured = self.model.call(move |trainer| -> anyhow::Result<_> {
-            trainer.load_parameters(theta.tensors())?;
-            let own_base = losses(trainer, &own)?;
-            let mut stepped = theta.tensors().to_vec();
-            update.add_scaled_into(-step, &mut stepped)?;
-            trainer.load_parameters(&stepped)?;
-            let assigned = improvement(&own_base, &losses(trainer, &own)?);
-            Ok((assigned, improvement(&base, &losses(trainer, &common)?)))
-        });
-        let (assigned, unassigned) = measured.await??;
-        // Only where θ itself has a loss is it the update that takes it away.
-        let fault = (ruler.is_sound && (assigned.is_none() || unassigned.is_none())).then(|| {
-            Exclusion::new(peer, Reason::Harmful, "the loss is no number once the update is applied")
-        });
-        Ok(PeerScore { peer, fault, assigned, unassigned })
+        for pinned in &cutoff.record.pinned {
+            let (seed, draw) = (open.record.seed, Draw::Assigned(pinned.peer));
+            let ticket = Ticket { seed, draw, ..ticket };
+            own.push(self.samples.draw_some(ticket, trained, most).await?);
+            candidates.push(Candidate { peer: pinned.peer, update: self.checked(open, pinned).await? });
+        }
+        let length = self.samples.sequence_length();
+        Ok((candidates, stages(&unassigned, &own, manifest.scoring.sequences as usize, length)?))
     }
 
     /// The pinned update, through the decoder.
@@ -139,38 +96,35 @@ impl Validator {
     }
 }
 
-fn losses(trainer: &Trainer, batches: &[TokenBatch]) -> brigade_trainer::Result<Vec<f32>> {
-    let losses = batches.iter().map(|batch| trainer.losses(batch)).collect::<Result<Vec<_>, _>>()?;
-    Ok(losses.concat())
-}
-
-/// Mean and standard error of `before − after`, sequence by sequence; nothing when a loss is no number, which the
-/// step made so.
-fn improvement(before: &[f32], after: &[f32]) -> Option<Improvement> {
-    let gains: Vec<f64> =
-        before.iter().zip(after).map(|(before, after)| f64::from(*before) - f64::from(*after)).collect();
-    let count = gains.len() as f64;
-    let mean = gains.iter().sum::<f64>() / count;
-    let variance = gains.iter().map(|gain| (gain - mean).powi(2)).sum::<f64>() / (count - 1.0).max(1.0);
-    let standard_error = (variance / count).sqrt();
-    (mean.is_finite() && standard_error.is_finite()).then_some(Improvement {
-        mean,
-        standard_error,
-        sequences: gains.len() as u32,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn improvement_is_paired() {
-        let measured = improvement(&[3.0, 1.0, 2.0], &[2.5, 0.5, 1.5]).unwrap();
-        assert_eq!((measured.mean, measured.standard_error, measured.sequences), (0.5, 0.0, 3));
-        let spread = improvement(&[1.0, 1.0], &[0.0, 2.0]).unwrap();
-        assert_eq!((spread.mean, spread.standard_error), (0.0, 1.0));
-        assert!(improvement(&[1.0], &[f32::NAN]).is_none());
-        assert!(improvement(&[], &[]).is_none());
+/// `first` sequences of every kind for all, and the rest for those whom they do not decide. A peer's own are spread over both,
+/// so that the first stage does not only see the beginning of its window.
+///
+/// # Errors
+/// As [`batches`].
+pub(crate) fn stages(
+    unassigned: &[Vec<u32>],
+    own: &[Vec<Vec<u32>>],
+    first: usize,
+    length: usize,
+) -> anyhow::Result<Vec<Stage>> {
+    let split = |sequences: &[Vec<u32>], first: usize| -> anyhow::Result<[Vec<TokenBatch>; 2]> {
+        let first = first.min(sequences.len());
+        let is_first = |n: usize| n * first / sequences.len() != (n + 1) * first / sequences.len();
+        let (early, late): (Vec<_>, Vec<_>) =
+            sequences.iter().cloned().enumerate().partition(|(n, _)| is_first(*n));
+        let part = |part: Vec<(usize, Vec<u32>)>| {
+            let sequences: Vec<_> = part.into_iter().map(|(_, sequence)| sequence).collect();
+            batches(&sequences, MEASURE_BATCH, length)
+        };
+        Ok([part(early)?, part(late)?])
+    };
+    let [early, late] = split(unassigned, first)?;
+    let mut stages = [Stage { unassigned: early, own: vec![] }, Stage { unassigned: late, own: vec![] }];
+    for sequences in own {
+        let parts = split(sequences, first)?;
+        stages.iter_mut().zip(parts).for_each(|(stage, part)| stage.own.push(part));
     }
+    let mut stages = Vec::from(stages);
+    stages.retain(|stage| !stage.unassigned.is_empty());
+    Ok(stages)
 }

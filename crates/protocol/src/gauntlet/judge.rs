@@ -1,0 +1,281 @@
+//! The verdict of a window: a pure function of public records, so that every observer reaches the same.
+
+use super::copies::{Sent, Voice, voices};
+use super::gram::{Gram, median};
+use super::opinion::Opinion;
+use super::rating::{Rating, rate};
+use super::robust;
+use super::standing::Standing;
+use crate::{Cutoff, Exclusion, Manifest, Pinned, Reason, Scores, Share, Signed};
+
+/// Standard errors of trace that work must show for a window to tell anything.
+const LEAST_TRACE: f64 = 1.0;
+
+/// The upper quartile of the standard normal distribution.
+const NORMAL_QUARTILE: f64 = 0.6745;
+
+/// What a window is judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// The terms.
+    pub manifest: &'a Manifest,
+    /// What was pinned.
+    pub cutoff: &'a Cutoff,
+    /// What validators say of it.
+    pub heard: &'a [Signed<Scores>],
+    /// Inner products of the pinned updates, in the order of the cutoff.
+    pub gram: &'a Gram,
+    /// Everybody's standing after the window before, ordered by peer.
+    pub previous: &'a [Standing],
+}
+
+/// What comes of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judgement {
+    /// What is merged, ordered by peer.
+    pub shares: Vec<Share>,
+    /// What is not although it was pinned, ordered by peer.
+    pub excluded: Vec<Exclusion>,
+    /// Everybody's standing, ordered by peer.
+    pub standings: Vec<Standing>,
+}
+
+/// Judges a window.
+///
+/// An update is excluded by the first of these that holds: validators refuse it; it was sent before; it is out of all
+/// proportion; another peer sent it first; it raises the loss; it does far less than the others; its peer has for several
+/// windows left no trace of training on what it was assigned. The rest are merged under the run's rule, each norm clipped to
+/// the median.
+#[must_use]
+pub fn judge(case: &Case<'_>) -> Judgement {
+    let pinned = &case.cutoff.pinned;
+    let opinions: Vec<Opinion> =
+        pinned.iter().map(|pinned| Opinion::of(case.manifest, case.heard, &pinned.peer)).collect();
+    let mut window = Window { case, opinions, reasons: vec![None; pinned.len()], voices: Vec::new() };
+    window.refused();
+    window.replayed();
+    window.oversized();
+    window.copied();
+    window.scored();
+    // What they did is known only now.
+    let standings = window.standings();
+    let shares = window.shares();
+    Judgement { shares, excluded: window.reasons.into_iter().flatten().collect(), standings }
+}
+
+/// A window under judgement. Everything is in the order of the cutoff.
+struct Window<'a> {
+    case: &'a Case<'a>,
+    opinions: Vec<Opinion>,
+    reasons: Vec<Option<Exclusion>>,
+    voices: Vec<Voice>,
+}
+
+impl Window<'_> {
+    fn pinned(&self) -> &[Pinned] {
+        &self.case.cutoff.pinned
+    }
+
+    /// Of `number`, unless it is excluded already.
+    fn exclude(&mut self, number: usize, reason: Reason, detail: impl std::fmt::Display) {
+        let peer = self.pinned()[number].peer;
+        self.reasons[number].get_or_insert_with(|| Exclusion::new(peer, reason, detail));
+    }
+
+    /// The numbers that are not excluded yet.
+    fn left(&self) -> Vec<usize> {
+        (0..self.reasons.len()).filter(|&number| self.reasons[number].is_none()).collect()
+    }
+
+    fn before(&self, number: usize) -> Option<&Standing> {
+        let (peer, previous) = (self.pinned()[number].peer, self.case.previous);
+        previous.binary_search_by_key(&peer, |standing| standing.peer).ok().map(|at| &previous[at])
+    }
+
+    fn refused(&mut self) {
+        for number in self.left() {
+            self.reasons[number] = self.opinions[number].fault.take();
+        }
+    }
+
+    fn replayed(&mut self) {
+        for number in self.left() {
+            let content = self.pinned()[number].content;
+            let sent = self.case.previous.iter().find(|standing| standing.contents.contains(&content));
+            if let Some(standing) = sent {
+                let detail = format!("{} has sent it in an earlier window", standing.peer.short());
+                self.exclude(number, Reason::Replayed, detail);
+            }
+        }
+    }
+
+    fn oversized(&mut self) {
+        let (left, gram) = (self.left(), self.case.gram);
+        let median = median(left.iter().map(|&number| gram.norm(number)));
+        let most = self.case.manifest.gauntlet.max_norm_ratio * median;
+        for number in left {
+            let norm = gram.norm(number);
+            if norm > most {
+                self.exclude(
+                    number,
+                    Reason::Oversized,
+                    format!("{:.1} times the median norm", norm / median),
+                );
+            }
+        }
+    }
+
+    fn copied(&mut self) {
+        let left = self.left();
+        let sent: Vec<Sent> = left
+            .iter()
+            .map(|&number| &self.pinned()[number])
+            .map(|pinned| Sent { received_at: pinned.received_at, mirrored_at: pinned.mirrored_at })
+            .collect();
+        let cosine = self.case.manifest.gauntlet.copy_cosine;
+        for voice in voices(&self.case.gram.of(&left), cosine, &sent) {
+            let number = |members: &[usize]| members.iter().map(|&member| left[member]).collect::<Vec<_>>();
+            let voice = Voice { first: number(&voice.first), copies: number(&voice.copies) };
+            for &copy in &voice.copies {
+                let first = voice.first.first().map(|&first| self.pinned()[first].peer.short());
+                let detail = format!("{} sent nearly the same before", first.unwrap_or_default());
+                self.exclude(copy, Reason::Copied, detail);
+            }
+            self.voices.push(voice);
+        }
+    }
+
+    /// How many standard errors of trace this window demands: half of what work shows in it, so that the honest are not blamed where
+    /// so few sequences cannot tell. Nothing where work shows next to none. What work shows is the upper quartile of all peers,
+    /// of whom up to half may not have worked, less what the quartile of as many errors is above their mean.
+    fn demanded(&self) -> Option<f64> {
+        let mut traces: Vec<f64> = self.opinions.iter().filter_map(|opinion| opinion.trace).collect();
+        traces.sort_by(f64::total_cmp);
+        let quartile = traces.get((3 * traces.len()).div_ceil(4).saturating_sub(1)).copied()?;
+        let work = quartile - NORMAL_QUARTILE;
+        (work >= LEAST_TRACE).then(|| self.case.manifest.gauntlet.trace_sigmas.min(work / 2.0))
+    }
+
+    fn scored(&mut self) {
+        let (terms, demanded) = (&self.case.manifest.gauntlet, self.demanded());
+        for number in self.left() {
+            let Opinion { best_gain, best_merit, trace, .. } = self.opinions[number];
+            let before = self.before(number);
+            let is_new = before.is_none_or(|standing| standing.windows < terms.grace_windows);
+            let has_no_credit = before.is_some_and(|standing| standing.credit <= -terms.credit_limit);
+            let is_below_demand = trace.zip(demanded).is_some_and(|(sigmas, demanded)| sigmas < demanded);
+            let is_untraced = has_no_credit && is_below_demand;
+            let is_below = |bound: Option<f64>| bound.is_some_and(|bound| bound < 0.0);
+            if is_below(best_gain) {
+                let least = -best_gain.unwrap_or_default();
+                self.exclude(
+                    number,
+                    Reason::Harmful,
+                    format!("raises the loss by at least {least:.2e} nats a token"),
+                );
+            } else if is_below(best_merit) && !is_new {
+                let share = 100.0 * self.case.manifest.scoring.least_merit;
+                self.exclude(
+                    number,
+                    Reason::Idle,
+                    format!("improves less than {share} % of the median peer"),
+                );
+            } else if is_untraced {
+                let detail = "no trace of its assigned sequences in the last windows";
+                self.exclude(number, Reason::Untraced, detail);
+            }
+        }
+    }
+
+    /// Everybody's standing after this window.
+    fn standings(&self) -> Vec<Standing> {
+        let (terms, demanded) = (&self.case.manifest.gauntlet, self.demanded());
+        let mut all = self.case.previous.to_vec();
+        for standing in &mut all {
+            standing.is_scored = false;
+        }
+        for pinned in self.pinned() {
+            if let Err(at) = all.binary_search_by_key(&pinned.peer, |standing| standing.peer) {
+                all.insert(at, Standing::new(pinned.peer));
+            }
+        }
+        let places: Vec<usize> = self
+            .pinned()
+            .iter()
+            .map(|pinned| all.partition_point(|standing| standing.peer < pinned.peer))
+            .collect();
+        for (number, rating) in self.ratings(&places, &all) {
+            all[places[number]].rating = rating;
+        }
+        for (number, &place) in places.iter().enumerate() {
+            let standing = &mut all[place];
+            standing.windows = standing.windows.saturating_add(1);
+            standing.contents.push(self.pinned()[number].content);
+            let surplus = standing.contents.len().saturating_sub(terms.replay_windows as usize);
+            standing.contents.drain(..surplus);
+            let opinion = &self.opinions[number];
+            match &self.reasons[number] {
+                // What is left is mended by leaving traces again.
+                None => {}
+                Some(exclusion) if exclusion.reason == Reason::Untraced => {}
+                Some(_) => {
+                    standing.distrust(terms);
+                    continue;
+                }
+            }
+            if let Some((trace, demanded)) = opinion.trace.zip(demanded) {
+                standing.trust(trace, demanded, terms);
+            }
+            standing.is_scored =
+                opinion.trace.is_some() && opinion.gain.is_some() && self.reasons[number].is_none();
+        }
+        let merits: Vec<f64> = all.iter().map(|standing| standing.merit(terms)).collect();
+        let sum: f64 = merits.iter().sum();
+        for (standing, merit) in all.iter_mut().zip(merits) {
+            standing.weight = if sum > 0.0 { merit / sum } else { 0.0 };
+        }
+        all
+    }
+
+    /// New ratings of everybody whose update was measured or found out; who was found out has lost.
+    fn ratings(&self, places: &[usize], standings: &[Standing]) -> Vec<(usize, Rating)> {
+        let score = |number: usize| match (&self.reasons[number], self.opinions[number].gain) {
+            (Some(_), _) => Some(f64::MIN),
+            (None, gain) => gain,
+        };
+        let played: Vec<(usize, f64)> =
+            (0..places.len()).filter_map(|number| Some((number, score(number)?))).collect();
+        let players: Vec<(Rating, f64)> =
+            played.iter().map(|&(number, score)| (standings[places[number]].rating, score)).collect();
+        let after = rate(&players, self.case.manifest.gauntlet.skill);
+        played.into_iter().map(|(number, _)| number).zip(after).collect()
+    }
+
+    /// What is merged: weights by the run's rule and by voices, each norm clipped to the median.
+    ///
+    /// coefficient = α · weight · min(1, median ÷ norm). In f64 and rounded once, so that every observer gets the same f32.
+    fn shares(&self) -> Vec<Share> {
+        let (left, manifest) = (self.left(), self.case.manifest);
+        let gram = self.case.gram.of(&left);
+        let faulty = (manifest.gauntlet.faulty_share * left.len() as f64) as usize;
+        let mut weights = robust::weights(manifest.gauntlet.rule, &gram, faulty);
+        for (weight, number) in weights.iter_mut().zip(&left) {
+            let is_in = |voice: &&Voice| voice.first.contains(number);
+            let members = |voice: &Voice| voice.first.iter().filter(|member| left.contains(member)).count();
+            let mouths = self.voices.iter().find(is_in).map_or(1, members);
+            *weight /= mouths.max(1) as f64;
+        }
+        let sum: f64 = weights.iter().sum();
+        // The lower median: of two peers the larger is clipped to the smaller, never the other way round.
+        let median = median((0..gram.len()).map(|i| gram.norm(i)));
+        let share = |(i, weight): (usize, f64)| {
+            let (norm, weight) = (gram.norm(i), weight / sum);
+            let clips = manifest.outer.clip_to_median_norm && norm > median;
+            let clip = if clips { median / norm } else { 1.0 };
+            let coefficient = (f64::from(manifest.outer.learning_rate) * weight * clip) as f32;
+            Share { peer: self.pinned()[left[i]].peer, weight, norm, coefficient }
+        };
+        let counts = |(_, weight): &(usize, f64)| *weight > 0.0;
+        weights.into_iter().enumerate().filter(counts).map(share).collect()
+    }
+}

@@ -1,0 +1,242 @@
+//! Loss scores: what a window's updates do to the loss, one by one (Gauntlet, arXiv 2505.21684).
+//!
+//! Every update is measured on sequences that nobody was assigned, the same for all, and on some that its own peer was. Work shows on
+//! both; that the peer worked on what it was assigned shows in the difference: what it trained on improves by more than its effect
+//! elsewhere, and the others' effect here, let expect.
+
+use brigade_codec::Update;
+use brigade_protocol::{Exclusion, Improvement, PeerId, PeerScore, Reason, Scoring};
+use brigade_trainer::{Result, TokenBatch, Trainer};
+
+/// With no more updates than this, each is compared with the mean of all others; with more, all with the mean of all, in which one
+/// is hardly felt, and which is loaded once.
+const FEW: usize = 8;
+
+/// Sequences of a stage of the measurement.
+pub(crate) struct Stage {
+    /// That nobody was assigned.
+    pub(crate) unassigned: Vec<TokenBatch>,
+    /// Of each candidate's own.
+    pub(crate) own: Vec<Vec<TokenBatch>>,
+}
+
+/// An update to be measured.
+pub(crate) struct Candidate {
+    pub(crate) peer: PeerId,
+    /// The update, or why it cannot be read.
+    pub(crate) update: std::result::Result<Update, Exclusion>,
+}
+
+/// What a window's updates are measured with.
+pub(crate) struct Exam<'a> {
+    pub(crate) scoring: &'a Scoring,
+    pub(crate) theta: &'a [Vec<f32>],
+    /// What a single update is multiplied by: its share of the merge, α ÷ number of updates.
+    pub(crate) step: f32,
+    pub(crate) candidates: &'a [Candidate],
+}
+
+/// Improvements of one candidate, a number a sequence: its own update's and the reference's.
+#[derive(Clone, Debug, Default)]
+struct Gains {
+    common: Vec<f64>,
+    own: Vec<f64>,
+    common_by_reference: Vec<f64>,
+    own_by_reference: Vec<f64>,
+}
+
+impl Exam<'_> {
+    /// Measures all candidates on the first stage, and on the next one whom that does not decide.
+    ///
+    /// `proceed` is asked before every candidate; once it says no, whoever is left has no figures. The order is that of the
+    /// candidates, beginning with number `first`.
+    ///
+    /// # Errors
+    /// Those of the trainer, whose parameters are others afterwards.
+    pub(crate) fn measure(
+        &self,
+        trainer: &mut Trainer,
+        stages: &[Stage],
+        first: usize,
+        mut proceed: impl FnMut() -> bool,
+    ) -> Result<Vec<PeerScore>> {
+        let count = self.candidates.len();
+        let order: Vec<usize> = (0..count).map(|n| (n + first) % count).collect();
+        let mut gains: Vec<Option<Gains>> = vec![None; count];
+        let mut is_sound = true;
+        for stage in stages {
+            let left: Vec<usize> = order
+                .iter()
+                .copied()
+                .filter(|&n| self.candidates[n].update.is_ok())
+                .filter(|&n| gains[n].as_ref().is_none_or(|so_far| !self.is_decided(so_far, &gains)))
+                .collect();
+            if !self.measure_stage(trainer, stage, &left, &mut gains, &mut proceed)? {
+                is_sound = false;
+                break;
+            }
+        }
+        Ok((0..count).map(|n| self.score(n, gains[n].as_ref(), &gains, is_sound)).collect())
+    }
+
+    /// Adds the gains of a stage. False if θ has no loss on some of it, which is no update's fault.
+    fn measure_stage(
+        &self,
+        trainer: &mut Trainer,
+        stage: &Stage,
+        left: &[usize],
+        gains: &mut [Option<Gains>],
+        proceed: &mut impl FnMut() -> bool,
+    ) -> Result<bool> {
+        trainer.load_parameters(self.theta)?;
+        let common = losses(trainer, &stage.unassigned)?;
+        let own = left.iter().map(|&n| losses(trainer, &stage.own[n])).collect::<Result<Vec<_>>>()?;
+        if !common.iter().chain(own.iter().flatten()).all(|loss| loss.is_finite()) {
+            return Ok(false);
+        }
+        let mut measured = Vec::new();
+        for (&n, own) in left.iter().zip(&own) {
+            if !proceed() {
+                break;
+            }
+            if let Ok(update) = &self.candidates[n].update {
+                let mut stepped = self.theta.to_vec();
+                update.add_scaled_into(-self.step, &mut stepped)?;
+                trainer.load_parameters(&stepped)?;
+                let gained = gains[n].get_or_insert_default();
+                gained.common.extend(difference(&common, &losses(trainer, &stage.unassigned)?));
+                gained.own.extend(difference(own, &losses(trainer, &stage.own[n])?));
+                measured.push((n, own));
+            }
+        }
+        let references = self.references(gains);
+        let mut loaded = None;
+        for (n, own) in measured {
+            let reference = if references.len() <= FEW { Some(n) } else { None };
+            if loaded != Some(reference) {
+                trainer.load_parameters(&self.reference(&references, reference)?)?;
+                loaded = Some(reference);
+            }
+            let gained = gains[n].get_or_insert_default();
+            gained.common_by_reference.extend(difference(&common, &losses(trainer, &stage.unassigned)?));
+            gained.own_by_reference.extend(difference(own, &losses(trainer, &stage.own[n])?));
+        }
+        Ok(true)
+    }
+
+    /// The updates that the others are compared with: those that help.
+    fn references(&self, gains: &[Option<Gains>]) -> Vec<(usize, &Update)> {
+        let helps = |n: &usize| gains[*n].as_ref().is_some_and(|gains| mean(&gains.common) > 0.0);
+        let update = |n: usize| Some((n, self.candidates[n].update.as_ref().ok()?));
+        (0..self.candidates.len()).filter(helps).filter_map(update).collect()
+    }
+
+    /// θ after a step along the mean of the references but `without`, each as long as the median one at most.
+    fn reference(&self, references: &[(usize, &Update)], without: Option<usize>) -> Result<Vec<Vec<f32>>> {
+        let mut stepped = self.theta.to_vec();
+        let some: Vec<&Update> =
+            references.iter().filter(|(n, _)| Some(*n) != without).map(|(_, update)| *update).collect();
+        let mut norms: Vec<f64> = some.iter().map(|update| update.norm()).collect();
+        norms.sort_by(f64::total_cmp);
+        let median = norms.get(norms.len().saturating_sub(1) / 2).copied().unwrap_or_default();
+        for update in &some {
+            let clip = if update.norm() > median { median / update.norm() } else { 1.0 };
+            let step = self.step * (clip / some.len() as f64) as f32;
+            update.add_scaled_into(-step, &mut stepped)?;
+        }
+        Ok(stepped)
+    }
+
+    /// Whether more sequences could hardly change what is thought of a candidate.
+    fn is_decided(&self, gains: &Gains, all: &[Option<Gains>]) -> bool {
+        let is_clear = |measured: Option<Improvement>| {
+            measured.is_some_and(|found| found.mean.abs() > self.scoring.harm_sigmas * found.standard_error)
+        };
+        is_clear(improvement(&gains.common))
+            && is_clear(self.merit(gains, all))
+            && trace(gains).is_some_and(|found| found.mean > SURE * found.standard_error)
+    }
+
+    /// What a candidate's gain exceeds the demanded share of the median gain by.
+    fn merit(&self, gains: &Gains, all: &[Option<Gains>]) -> Option<Improvement> {
+        let mut means: Vec<f64> = all.iter().flatten().map(|gains| mean(&gains.common)).collect();
+        means.retain(|mean| mean.is_finite());
+        means.sort_by(f64::total_cmp);
+        let median = means.get(means.len().saturating_sub(1) / 2).copied()?.max(0.0);
+        let found = improvement(&gains.common)?;
+        Some(Improvement { mean: found.mean - self.scoring.least_merit * median, ..found })
+    }
+
+    fn score(&self, n: usize, gains: Option<&Gains>, all: &[Option<Gains>], is_sound: bool) -> PeerScore {
+        let candidate = &self.candidates[n];
+        let peer = candidate.peer;
+        let mut score = PeerScore {
+            peer,
+            fault: candidate.update.as_ref().err().cloned(),
+            assigned: None,
+            unassigned: None,
+            merit: None,
+            trace: None,
+            passes: 0,
+        };
+        let Some(gains) = gains else { return score };
+        let passes = 3 * gains.own.len() + gains.common.len() + gains.common_by_reference.len();
+        score.passes = passes as u32;
+        if !gains.own.iter().chain(&gains.common).all(|gain| gain.is_finite()) {
+            // Only where θ itself has a loss is it the update that takes it away.
+            let detail = "the loss is no number once the update is applied";
+            score.fault = is_sound.then(|| Exclusion::new(peer, Reason::Harmful, detail));
+            return score;
+        }
+        (score.assigned, score.unassigned) = (improvement(&gains.own), improvement(&gains.common));
+        (score.merit, score.trace) = (self.merit(gains, all), trace(gains));
+        score
+    }
+}
+
+/// Standard errors of trace beyond which no more are looked for.
+const SURE: f64 = 4.0;
+
+/// How much more an update improves its own sequences than what the reference does there, and what it is to the reference
+/// elsewhere, let expect.
+///
+/// With x the reference's gains and y the update's: a = Σxy ÷ Σx² over the unassigned sequences, and the trace is
+/// mean(y − a·x) over its own minus that over the unassigned ones. The error is that of a difference of two means; where the
+/// reference does nothing, a is 0.
+fn trace(gains: &Gains) -> Option<Improvement> {
+    let products = gains.common.iter().zip(&gains.common_by_reference);
+    let (along, square) =
+        products.fold((0.0, 0.0), |(along, square), (y, x)| (along + x * y, square + x * x));
+    let slope = if square > 0.0 { along / square } else { 0.0 };
+    let rest = |y: &[f64], x: &[f64]| -> Vec<f64> { y.iter().zip(x).map(|(y, x)| y - slope * x).collect() };
+    let own = improvement(&rest(&gains.own, &gains.own_by_reference))?;
+    let common = improvement(&rest(&gains.common, &gains.common_by_reference))?;
+    let standard_error = own.standard_error.hypot(common.standard_error);
+    let sequences = own.sequences.min(common.sequences);
+    Some(Improvement { mean: own.mean - common.mean, standard_error, sequences })
+}
+
+fn losses(trainer: &Trainer, batches: &[TokenBatch]) -> Result<Vec<f32>> {
+    let losses = batches.iter().map(|batch| trainer.losses(batch)).collect::<Result<Vec<_>>>()?;
+    Ok(losses.concat())
+}
+
+fn difference(before: &[f32], after: &[f32]) -> Vec<f64> {
+    before.iter().zip(after).map(|(before, after)| f64::from(*before) - f64::from(*after)).collect()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+/// Mean and standard error; nothing of fewer than two, or when one is no number.
+fn improvement(gains: &[f64]) -> Option<Improvement> {
+    let (count, mean) = (gains.len() as f64, mean(gains));
+    let variance = gains.iter().map(|gain| (gain - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    let standard_error = (variance / count).sqrt();
+    (gains.len() > 1 && mean.is_finite() && standard_error.is_finite()).then_some(Improvement {
+        mean,
+        standard_error,
+        sequences: gains.len() as u32,
+    })
+}
