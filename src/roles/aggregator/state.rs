@@ -68,11 +68,8 @@ impl State {
         shares: &[Share],
         updates: &BTreeMap<PeerId, Update>,
     ) -> anyhow::Result<Option<Vec<u8>>> {
-        if shares.is_empty() {
-            return Ok(None);
-        }
-        let weighted = shares
-            .iter()
+        let counted = shares.iter().filter(|share| share.coefficient != 0.0);
+        let weighted = counted
             .map(|share| {
                 let update = updates.get(&share.peer);
                 Ok((
@@ -81,6 +78,9 @@ impl State {
                 ))
             })
             .collect::<anyhow::Result<Vec<_>>>()?;
+        if weighted.is_empty() {
+            return Ok(None);
+        }
         let binding = run.delta_binding(&open.record);
         let error_feedback = self.error_feedback.tensors_mut();
         let bytes =

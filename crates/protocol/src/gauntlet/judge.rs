@@ -275,7 +275,7 @@ impl Window<'_> {
             let coefficient = (f64::from(manifest.outer.learning_rate) * weight * clip) as f32;
             Share { peer: self.pinned()[left[i]].peer, weight, norm, coefficient }
         };
-        let counts = |(_, weight): &(usize, f64)| *weight > 0.0;
-        weights.into_iter().enumerate().filter(counts).map(share).collect()
+        // Whom the rule gives no weight has delivered all the same, and is not absent.
+        weights.into_iter().enumerate().map(share).collect()
     }
 }
