@@ -68,7 +68,7 @@ pub enum Error {
         actual: u64,
     },
     /// The first bytes are not those of a file of this kind and version.
-    #[error("not a {0} file of a known version")]
+    #[error("no {0} file of a known version")]
     Magic(&'static str),
     /// The header's bytes do not decode.
     #[error("header: {0}")]

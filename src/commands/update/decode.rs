@@ -7,16 +7,16 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use brigade_codec::{FileInfo, Frame, Layout, Opened, ReadAt};
 
-use super::files::{Shapes, beside, layout_for, read, write_tensors};
+use super::files::{OTHER_LAYOUT, Shapes, beside, layout_for, read, write_tensors};
 
 /// Arguments of `brigade update decode`.
 #[derive(Debug, clap::Args)]
 pub(in crate::commands) struct DecodeArgs {
     /// An update or a delta.
     file: PathBuf,
-    /// Names and shapes of the tensors: a list of [name, shape] (JSON), a model's config.json, or a .safetensors file with
-    /// the same tensors; FILE.layout.json when left out.
-    #[arg(long, value_name = "FILE")]
+    /// Names and shapes of the tensors: a model's config.json or its folder, a list of [name, shape] (JSON), or a .safetensors
+    /// file with the same tensors in the same order (what was encoded); FILE.layout.json when left out.
+    #[arg(long, value_name = "PATH")]
     layout: Option<PathBuf>,
     /// The dense tensors.
     #[arg(long, value_name = "SAFETENSORS")]
@@ -41,7 +41,8 @@ fn parse_rows(text: &str) -> Result<Range<usize>, String> {
 pub(super) fn run(args: &DecodeArgs) -> anyhow::Result<()> {
     let names = layout_for(&args.file, args.layout.as_deref())?.with_context(|| {
         format!(
-            "{} does not say which tensors it is about; name them with --layout, or put {} beside it",
+            "{} does not say which tensors it is about; name them with --layout (a run's checkpoint has a config.json), or put {} \
+             beside it",
             args.file.display(),
             beside(&args.file).display()
         )
@@ -59,7 +60,9 @@ type Dense = (Shapes, Vec<Vec<f32>>);
 fn whole(args: &DecodeArgs, names: Shapes) -> anyhow::Result<Dense> {
     let layout = Layout::new(names.iter().cloned())?;
     let bytes = read(&args.file)?;
-    let opened = FileInfo::read(&bytes)?.open(bytes, &layout)?;
+    let info = FileInfo::read(&bytes)?;
+    anyhow::ensure!(info.layout == layout.digest(), OTHER_LAYOUT);
+    let opened = info.open(bytes, &layout)?;
     // Only now: a layout that is not the file's could be of any size.
     let mut dense = layout.zeros();
     match opened {
@@ -72,10 +75,16 @@ fn whole(args: &DecodeArgs, names: Shapes) -> anyhow::Result<Dense> {
 fn some_rows(args: &DecodeArgs, tensor: &str, mut names: Shapes) -> anyhow::Result<Dense> {
     let layout = Layout::new(names.iter().cloned())?;
     let number = names.iter().position(|(name, _)| name == tensor);
-    let number = number.with_context(|| format!("there is no tensor `{tensor}`"))?;
+    let number = number.with_context(|| {
+        let likeness = |(name, _): &&(String, Vec<usize>)| (strsim::jaro_winkler(name, tensor) * 1e6) as u64;
+        let nearest = names.iter().max_by_key(likeness).map_or("", |(name, _)| name);
+        format!("there is no tensor `{tensor}`; the nearest is `{nearest}`, and `brigade update inspect` lists all")
+    })?;
     let file = File::open(&args.file)?;
     let first = file.read_at(0..Frame::len(&layout).min(ReadAt::len(&file)?))?;
-    let frame = FileInfo::read(&first)?.frame(&first, &layout)?;
+    let info = FileInfo::read(&first)?;
+    anyhow::ensure!(info.layout == layout.digest(), OTHER_LAYOUT);
+    let frame = info.frame(&first, &layout)?;
     let (name, mut shape) = names.swap_remove(number);
     let rows = args.rows.clone().unwrap_or(0..shape.first().copied().unwrap_or(1));
     let wanted = frame.rows(number, rows.clone())?;

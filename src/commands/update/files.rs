@@ -15,10 +15,16 @@ pub(super) fn beside(file: &Path) -> PathBuf {
     name.into()
 }
 
-/// Names and shapes from the file that was named, or from the one beside `file` if there is one.
+/// What to say when a file is about other tensors than were named.
+pub(super) const OTHER_LAYOUT: &str = "the layout is not that of the file: name the config.json of the run's model, as it lies in every checkpoint, with --layout";
+
+/// Names and shapes from the file or folder that was named, or from the file beside `file` if there is one.
 pub(super) fn layout_for(file: &Path, named: Option<&Path>) -> anyhow::Result<Option<Shapes>> {
     let beside = beside(file);
     let Some(path) = named.or_else(|| beside.exists().then_some(beside.as_path())) else { return Ok(None) };
+    // A checkpoint's folder says it with its model.
+    let config = path.join("config.json");
+    let path = if path.is_dir() { config.as_path() } else { path };
     if path.extension().is_some_and(|extension| extension == "safetensors") {
         return Ok(Some(read_tensors(path)?.0));
     }

@@ -8,7 +8,7 @@ use brigade_protocol::Digest;
 use serde_json::json;
 
 use super::super::answer;
-use super::files::{layout_for, read};
+use super::files::{OTHER_LAYOUT, layout_for, read};
 
 /// Arguments of `brigade update inspect`.
 #[derive(Debug, clap::Args)]
@@ -16,7 +16,7 @@ pub(in crate::commands) struct InspectArgs {
     /// An update or a delta.
     file: PathBuf,
     /// As of `decode`; without one only the header is shown.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "PATH")]
     layout: Option<PathBuf>,
     /// Answer as JSON.
     #[arg(long)]
@@ -52,6 +52,7 @@ fn inspect(args: &InspectArgs) -> anyhow::Result<serde_json::Value> {
     });
     let Some(names) = layout_for(&args.file, args.layout.as_deref())? else { return Ok(said) };
     let layout = Layout::new(names)?;
+    anyhow::ensure!(info.layout == layout.digest(), OTHER_LAYOUT);
     let (stats, tensors) = match info.open(bytes, &layout)? {
         Opened::Update(update) => (update.stats()?, update.tensor_stats()?),
         Opened::Delta(delta) => (delta.stats()?, delta.tensor_stats()?),
@@ -105,7 +106,10 @@ fn describe(said: &serde_json::Value) -> String {
             .into();
     lines.push(format!("{:<17} {}", "sections", said["sections"].as_array().map_or(0, Vec::len)));
     let Some(tensors) = said["tensors"].as_array() else {
-        lines.push("No layout: name one with --layout to see the tensors.".to_owned());
+        lines.push(
+            "No layout: name one with --layout (a config.json, as in every checkpoint) to see the tensors."
+                .to_owned(),
+        );
         return lines.join("\n");
     };
     let whole = &said["whole"];
@@ -120,6 +124,7 @@ fn describe(said: &serde_json::Value) -> String {
     ));
     let width = tensors.iter().filter_map(|tensor| tensor["name"].as_str()).map(str::len).max().unwrap_or(0);
     lines.push(String::new());
+    lines.push("The bound is that of places drawn by chance: an index that takes fewer bits found places that cluster.".to_owned());
     lines.push(format!(
         "{:<width$}  chunks     kept     bytes    bits =  index (bound) +  code + scale",
         "tensor"
