@@ -90,10 +90,18 @@ impl Exam<'_> {
     ) -> Result<bool> {
         trainer.load_parameters(self.theta)?;
         let common = losses(trainer, &stage.unassigned)?;
-        let own = left.iter().map(|&n| losses(trainer, &stage.own[n])).collect::<Result<Vec<_>>>()?;
+        let mut own = Vec::new();
+        for &n in left {
+            if !proceed() {
+                break;
+            }
+            own.push(losses(trainer, &stage.own[n])?);
+        }
         if !common.iter().chain(own.iter().flatten()).all(|loss| loss.is_finite()) {
             return Ok(false);
         }
+        let median =
+            median_norm(self.candidates.iter().filter_map(|candidate| candidate.update.as_ref().ok()));
         let mut measured = Vec::new();
         for (&n, own) in left.iter().zip(&own) {
             if !proceed() {
@@ -101,7 +109,7 @@ impl Exam<'_> {
             }
             if let Ok(update) = &self.candidates[n].update {
                 let mut stepped = self.theta.to_vec();
-                update.add_scaled_into(-self.step, &mut stepped)?;
+                update.add_scaled_into(-self.step * clip(update, median), &mut stepped)?;
                 trainer.load_parameters(&stepped)?;
                 let gained = gains[n].get_or_insert_default();
                 gained.common.extend(difference(&common, &losses(trainer, &stage.unassigned)?));
@@ -110,16 +118,24 @@ impl Exam<'_> {
             }
         }
         let references = self.references(gains);
-        let mut loaded = None;
+        let mut shared: Option<Vec<f64>> = None;
         for (n, own) in measured {
-            let reference = if references.len() <= FEW { Some(n) } else { None };
-            if loaded != Some(reference) {
-                trainer.load_parameters(&self.reference(&references, reference)?)?;
-                loaded = Some(reference);
+            if !proceed() {
+                break;
             }
+            let is_alone = references.len() <= FEW;
+            let by_reference = match shared.take().filter(|_| !is_alone) {
+                Some(found) => found,
+                None => {
+                    let without = is_alone.then_some(n);
+                    trainer.load_parameters(&self.reference(&references, without)?)?;
+                    difference(&common, &losses(trainer, &stage.unassigned)?)
+                }
+            };
             let gained = gains[n].get_or_insert_default();
-            gained.common_by_reference.extend(difference(&common, &losses(trainer, &stage.unassigned)?));
+            gained.common_by_reference.extend(&by_reference);
             gained.own_by_reference.extend(difference(own, &losses(trainer, &stage.own[n])?));
+            shared = Some(by_reference);
         }
         Ok(true)
     }
@@ -136,21 +152,18 @@ impl Exam<'_> {
         let mut stepped = self.theta.to_vec();
         let some: Vec<&Update> =
             references.iter().filter(|(n, _)| Some(*n) != without).map(|(_, update)| *update).collect();
-        let mut norms: Vec<f64> = some.iter().map(|update| update.norm()).collect();
-        norms.sort_by(f64::total_cmp);
-        let median = norms.get(norms.len().saturating_sub(1) / 2).copied().unwrap_or_default();
+        let median = median_norm(some.iter().copied());
         for update in &some {
-            let clip = if update.norm() > median { median / update.norm() } else { 1.0 };
-            let step = self.step * (clip / some.len() as f64) as f32;
+            let step = self.step * clip(update, median) / some.len() as f32;
             update.add_scaled_into(-step, &mut stepped)?;
         }
         Ok(stepped)
     }
 
-    /// Whether more sequences could hardly change what is thought of a candidate.
+    /// Whether more sequences could hardly change that a candidate is thought well of. Whoever is not is measured on all of them.
     fn is_decided(&self, gains: &Gains, all: &[Option<Gains>]) -> bool {
         let is_clear = |measured: Option<Improvement>| {
-            measured.is_some_and(|found| found.mean.abs() > self.scoring.harm_sigmas * found.standard_error)
+            measured.is_some_and(|found| found.mean > self.scoring.harm_sigmas * found.standard_error)
         };
         is_clear(improvement(&gains.common))
             && is_clear(self.merit(gains, all))
@@ -180,7 +193,10 @@ impl Exam<'_> {
             passes: 0,
         };
         let Some(gains) = gains else { return score };
-        let passes = 3 * gains.own.len() + gains.common.len() + gains.common_by_reference.len();
+        let passes = 2 * gains.own.len()
+            + gains.own_by_reference.len()
+            + gains.common.len()
+            + gains.common_by_reference.len();
         score.passes = passes as u32;
         if !gains.own.iter().chain(&gains.common).all(|gain| gain.is_finite()) {
             // Only where θ itself has a loss is it the update that takes it away.
@@ -214,6 +230,18 @@ fn trace(gains: &Gains) -> Option<Improvement> {
     let standard_error = own.standard_error.hypot(common.standard_error);
     let sequences = own.sequences.min(common.sequences);
     Some(Improvement { mean: own.mean - common.mean, standard_error, sequences })
+}
+
+/// The lower median of their norms.
+fn median_norm<'a>(updates: impl Iterator<Item = &'a Update>) -> f64 {
+    let mut norms: Vec<f64> = updates.map(Update::norm).collect();
+    norms.sort_by(f64::total_cmp);
+    norms.get(norms.len().saturating_sub(1) / 2).copied().unwrap_or_default()
+}
+
+/// What makes an update no longer than `median`, as in the merge.
+fn clip(update: &Update, median: f64) -> f32 {
+    if update.norm() > median { (median / update.norm()) as f32 } else { 1.0 }
 }
 
 fn losses(trainer: &Trainer, batches: &[TokenBatch]) -> Result<Vec<f32>> {

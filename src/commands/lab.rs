@@ -2,6 +2,10 @@
 
 use std::path::PathBuf;
 
+use brigade_protocol::gauntlet::Gauntlet;
+use brigade_protocol::gauntlet::robust::Rule;
+
+use crate::lab::attacks::{self, Attack};
 use crate::lab::compression::{self, Options, Question, Row};
 
 /// Which experiment.
@@ -9,6 +13,50 @@ use crate::lab::compression::{self, Options, Question, Row};
 pub(super) enum Action {
     /// What the codes of updates and deltas, and the density of deltas, cost in bytes and in held-out loss.
     Compression(Args),
+    /// What each way to cheat costs the honest, and what it gets.
+    Attacks(AttackArgs),
+}
+
+/// Arguments of `brigade lab attacks`.
+#[derive(Debug, clap::Args)]
+pub(super) struct AttackArgs {
+    /// Only these, by name.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    attack: Vec<Attack>,
+    /// One seed, a quarter of the peers, and half of the windows.
+    #[arg(long)]
+    quick: bool,
+    /// How updates become one: mean, trimmed, geometric_median, multi_krum, centred_clipping.
+    #[arg(long, value_parser = parse_rule, default_value = "mean")]
+    rule: Rule,
+    /// As of `lab compression`.
+    #[arg(long, value_name = "DIR", default_value = "lab-data")]
+    data: PathBuf,
+    /// As of `lab compression`.
+    #[arg(long, value_name = "NAME|FILE", default_value = "tiny")]
+    model: String,
+    /// Windows of each run.
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    windows: u64,
+    /// Honest peers and cheats together.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(2..=100))]
+    peers: u64,
+    /// Shares of the peers that cheat.
+    #[arg(long, value_delimiter = ',', default_value = "0,0.125,0.25,0.375,0.5")]
+    fractions: Vec<f64>,
+    /// Number of seeds.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// Runs at the same time; each trains on one thread. As many as there are cores when left out.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_rule(name: &str) -> Result<Rule, String> {
+    serde_json::from_value(name.into()).map_err(|error| error.to_string())
 }
 
 /// Arguments of `brigade lab compression`.
@@ -45,7 +93,10 @@ pub(super) struct Args {
 /// # Errors
 /// Those of the experiment.
 pub(super) fn run(action: Action) -> anyhow::Result<()> {
-    let Action::Compression(args) = action;
+    let args = match action {
+        Action::Compression(args) => args,
+        Action::Attacks(args) => return attack(args),
+    };
     anyhow::ensure!(args.peers.iter().all(|peers| *peers > 0), "--peers must be above 0");
     let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map(usize::from), Ok)?;
     let Args { question, data, model, windows, peers, seeds, json, .. } = args;
@@ -75,5 +126,66 @@ fn table(rows: &[Row]) -> String {
             row.relative_mse,
         )
     }));
+    lines.join("\n")
+}
+
+fn attack(args: AttackArgs) -> anyhow::Result<()> {
+    let is_share = |fraction: &f64| (0.0..=0.5).contains(fraction);
+    anyhow::ensure!(args.fractions.iter().all(is_share), "--fractions must be from 0 to 0.5");
+    let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map(usize::from), Ok)?;
+    let options = attacks::Options {
+        data: args.data,
+        model: args.model,
+        windows: if args.quick { args.windows.div_ceil(2) } else { args.windows },
+        peers: args.peers as usize,
+        attacks: if args.attack.is_empty() { Attack::ALL.to_vec() } else { args.attack },
+        fractions: if args.quick { vec![0.25] } else { args.fractions },
+        seeds: if args.quick { 1 } else { args.seeds },
+        gauntlet: Gauntlet { rule: args.rule, ..Gauntlet::default() },
+        jobs,
+    };
+    let rows = super::runtime()?.block_on(attacks::run(&options))?;
+    let answer = if args.json {
+        serde_json::to_string_pretty(&serde_json::json!({ "rows": rows }))?
+    } else {
+        attack_table(&rows)
+    };
+    super::answer(answer)
+}
+
+/// A line for each attack and share, over all seeds: the worst of them.
+fn attack_table(rows: &[attacks::Row]) -> String {
+    let mut lines = vec![
+        "| attack | share | loss ÷ honest alone, worst seed | windows to weight 0 | reward share | honest excluded | excluded for |"
+            .to_owned(),
+        "| --- | --- | --- | --- | --- | --- | --- |".to_owned(),
+    ];
+    let mut seen = Vec::new();
+    for row in rows {
+        let same = |other: &&attacks::Row| other.attack == row.attack && other.fraction == row.fraction;
+        if seen.contains(&(row.attack, row.fraction.to_bits())) {
+            continue;
+        }
+        seen.push((row.attack, row.fraction.to_bits()));
+        let group: Vec<&attacks::Row> = rows.iter().filter(same).collect();
+        let worst =
+            |of: &dyn Fn(&attacks::Row) -> f64| group.iter().map(|row| of(row)).fold(f64::MIN, f64::max);
+        let zero = worst(&|row| row.windows_to_zero_weight.map_or(f64::INFINITY, |windows| windows as f64));
+        let mut reasons: Vec<&str> =
+            group.iter().flat_map(|row| row.reasons.keys().map(String::as_str)).collect();
+        reasons.sort_unstable();
+        reasons.dedup();
+        lines.push(format!(
+            "| {} | {:.3} | {:.4} | {} | {:.1} % | {} of {} | {} |",
+            attacks::name(row.attack),
+            row.fraction,
+            worst(&|row| row.loss_ratio),
+            if zero.is_finite() { format!("{zero:.0}") } else { "never".to_owned() },
+            100.0 * worst(&|row| row.cheat_reward_share),
+            group.iter().map(|row| row.honest_excluded).sum::<u64>(),
+            group.iter().map(|row| row.honest_updates).sum::<u64>(),
+            reasons.join(", "),
+        ));
+    }
     lines.join("\n")
 }

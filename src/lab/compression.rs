@@ -3,16 +3,16 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::Context as _;
 use brigade_codec::{
     Binding, CodeBits, CodecConfig, Delta, DeltaBinding, DeltaConfig, Layout, Update, compress, merge,
 };
 use brigade_protocol::{ModelConfig, Parameters};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::Serialize;
 
+use super::jobs;
 use super::peers::Peers;
 use super::text::Text;
 use crate::demo::plan;
@@ -143,7 +143,12 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
         }
     }
     let setup = Setup { text: &text, model: &model, terms: &terms, windows: options.windows };
-    let outcomes = tokio::task::block_in_place(|| all(&setup, &jobs, options.jobs))?;
+    let windows = jobs.len() as u64 * setup.windows;
+    let outcomes = tokio::task::block_in_place(|| {
+        jobs::all(&jobs, options.jobs, windows, |job, bar| {
+            one(&setup, job, bar).with_context(|| format!("{}, {} peers", job.arm, job.peers))
+        })
+    })?;
     let per_arm = options.seeds as usize;
     let groups: Vec<(&Job, &[Outcome])> =
         jobs.iter().step_by(per_arm).zip(outcomes.chunks(per_arm)).collect();
@@ -191,36 +196,6 @@ fn row((job, outcomes): &(&Job, &[Outcome]), first: &[Outcome]) -> Row {
         bits_per_kept_value: 8.0 * mean(|outcome| outcome.bytes_up) / mean(|outcome| outcome.kept),
         relative_mse: mean(|outcome| outcome.squared_error) / mean(|outcome| outcome.squared_norm),
     }
-}
-
-/// Runs the jobs, as many at a time as there are threads.
-fn all(setup: &Setup<'_>, jobs: &[Job], threads: usize) -> anyhow::Result<Vec<Outcome>> {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} windows, {eta} left");
-    let bar = ProgressBar::new(jobs.len() as u64 * setup.windows);
-    let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut done = Vec::new();
-        while let Some((number, job)) =
-            Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, jobs.get(n)?)))
-        {
-            done.push((
-                number,
-                one(setup, job, &bar).with_context(|| format!("{}, {} peers", job.arm, job.peers))?,
-            ));
-        }
-        anyhow::Ok(done)
-    };
-    let mut outcomes = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(work)).collect();
-        let results =
-            threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a run panicked"))?);
-        results.collect::<anyhow::Result<Vec<_>>>()
-    })?
-    .concat();
-    bar.finish_and_clear();
-    outcomes.sort_by_key(|(number, _)| *number);
-    Ok(outcomes.into_iter().map(|(_, outcome)| outcome).collect())
 }
 
 /// One run, from its first weights to its last window.

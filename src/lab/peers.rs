@@ -2,16 +2,25 @@
 
 use std::sync::Arc;
 
-use brigade_protocol::{ModelConfig, Parameters, Training};
+use brigade_protocol::{Digest, ModelConfig, Parameters, Training};
 use brigade_trainer::{TokenBatch, Trainer, TrainerConfig};
 
 use super::text::Text;
 use crate::roles::miner::train::train_window;
 use crate::roles::model::optimizer_config;
-use crate::roles::samples::batches;
+use crate::roles::samples::{batches, some_places};
 
 /// Sequences that go through the model at once when nothing is trained.
 const MEASURE_BATCH: usize = 16;
+
+/// What a peer does in a window.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Work {
+    /// Number of the stream that it trains on; its own when left out.
+    pub(super) stream: Option<u64>,
+    /// Inner steps; all of them when left out.
+    pub(super) steps: Option<u32>,
+}
 
 /// Several peers who train from the same θ, one after the other on one thread.
 pub(super) struct Peers<'a> {
@@ -39,7 +48,7 @@ impl<'a> Peers<'a> {
         Ok(Self { text, training: training.clone(), trainers, heldout, seed })
     }
 
-    /// One window of one peer: its pseudo-gradient.
+    /// One window of one peer, who works as it should: its pseudo-gradient.
     ///
     /// # Errors
     /// When training diverges.
@@ -49,13 +58,51 @@ impl<'a> Peers<'a> {
         window: u64,
         theta: &Arc<Parameters>,
     ) -> anyhow::Result<Vec<Vec<f32>>> {
-        let (steps, size) = (self.training.inner_steps as usize, self.training.batch_size as usize);
-        let drawn = self.text.draw([self.seed, window, peer as u64], steps * size)?;
+        self.work(peer, window, theta, Work::default())
+    }
+
+    /// The same of a peer that does `work` instead.
+    ///
+    /// # Errors
+    /// When training diverges.
+    pub(super) fn work(
+        &mut self,
+        peer: usize,
+        window: u64,
+        theta: &Arc<Parameters>,
+        work: Work,
+    ) -> anyhow::Result<Vec<Vec<f32>>> {
+        let steps = work.steps.unwrap_or(self.training.inner_steps);
+        let size = self.training.batch_size as usize;
+        let stream = work.stream.unwrap_or(peer as u64);
+        let drawn = self.text.draw([self.seed, window, stream], steps as usize * size)?;
         let batches = batches(&drawn, size, self.training.sequence_length as usize)?;
+        let training = Training { inner_steps: steps, ..self.training.clone() };
         let trainer = &mut self.trainers[peer];
-        let trained = train_window(trainer, theta, &self.training, window, batches.iter().map(Ok), |_| true)?;
+        let trained = train_window(trainer, theta, &training, window, batches.iter().map(Ok), |_| true)?;
         anyhow::ensure!(trained.is_some(), "given up, though nobody asked for it");
         Ok(trainer.pseudo_gradient(theta.tensors())?)
+    }
+
+    /// `count` of the sequences that `peer` is assigned in `window`, chosen by `seed`, or all of them.
+    ///
+    /// # Errors
+    /// As [`Text::draw`].
+    pub(super) fn assigned(
+        &self,
+        peer: usize,
+        window: u64,
+        count: usize,
+        seed: Digest,
+    ) -> anyhow::Result<Vec<Vec<u32>>> {
+        let all = self.training.inner_steps as usize * self.training.batch_size as usize;
+        let drawn = self.text.draw([self.seed, window, peer as u64], all)?;
+        Ok(some_places(seed, all, count).into_iter().map(|place| drawn[place].clone()).collect())
+    }
+
+    /// A trainer for measurements. Its parameters are anybody's.
+    pub(super) fn trainer(&mut self) -> &mut Trainer {
+        &mut self.trainers[0]
     }
 
     /// Held-out loss of θ, nats a token.

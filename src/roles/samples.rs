@@ -128,7 +128,8 @@ impl Samples {
         (Feed { inbox }, digest)
     }
 
-    /// `count` of the `of` sequences that [`Samples::draw`] would give, evenly spread.
+    /// `count` of the `of` sequences that [`Samples::draw`] would give, in an order that follows from `seed`: whoever does not
+    /// know it cannot tell which they are.
     ///
     /// # Errors
     /// As [`Samples::draw`].
@@ -137,10 +138,10 @@ impl Samples {
         ticket: Ticket,
         of: usize,
         count: usize,
+        seed: Digest,
     ) -> anyhow::Result<Vec<Vec<u32>>> {
         let ids = self.ids(ticket, of);
-        let count = count.min(ids.len());
-        let some: Vec<_> = (0..count).map(|place| ids[place * ids.len() / count]).collect();
+        let some: Vec<_> = some_places(seed, ids.len(), count).into_iter().map(|place| ids[place]).collect();
         self.read(&some).await
     }
 
@@ -185,6 +186,16 @@ impl Samples {
     fn reader(&self) -> Reader {
         Reader { cache: Arc::clone(&self.cache), held: Vec::new(), sequence_length: self.sequence_length }
     }
+}
+
+/// `count` different places below `of`, or all: those with the least digests.
+pub(crate) fn some_places(seed: Digest, of: usize, count: usize) -> Vec<usize> {
+    let digest =
+        |place: &usize| Digest::of_parts("brigade probe v1", &[&seed.0, &(*place as u64).to_le_bytes()]);
+    let mut places: Vec<usize> = (0..of).collect();
+    places.sort_by_cached_key(|place| digest(place).0);
+    places.truncate(count);
+    places
 }
 
 /// Reads sequences, each shard once.

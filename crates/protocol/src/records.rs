@@ -293,7 +293,7 @@ pub struct PeerScore {
     pub assigned: Option<Improvement>,
     /// The same on sequences that nobody was assigned.
     pub unassigned: Option<Improvement>,
-    /// By how much the improvement on those exceeds the demanded share of the median peer's, sequence by sequence.
+    /// By how much the improvement on those exceeds the demanded share of the median peer's mean.
     #[serde(default)]
     pub merit: Option<Improvement>,
     /// How much more the update improves its own sequences than its effect on unassigned ones, and the other peers' on its own, let

@@ -1,6 +1,6 @@
 //! The validator: checks and scores what is pinned, and measures θ after every window.
 
-mod score;
+pub(crate) mod score;
 
 use std::sync::Arc;
 

@@ -16,7 +16,7 @@ use crate::run::replica::Replica;
 use crate::scoring::{Candidate, Exam, Stage};
 
 /// The share of the time for scores that is spent on measuring; the rest is for sending them.
-const MEASURING: f64 = 0.8;
+const MEASURING: f64 = 0.6;
 
 impl Validator {
     /// Rates every pinned update, or as many as there is time for.
@@ -32,8 +32,9 @@ impl Validator {
         let manifest = self.run.manifest();
         let scoring = manifest.scoring.clone();
         let step = manifest.outer.learning_rate / candidates.len().max(1) as f32;
-        // Where time is short, chance decides who is not measured, and another in every window.
-        let first = cutoff.digest.0[0] as usize * candidates.len() / 256;
+        // Where time is short, chance decides who is not measured, and another in every window and at every validator.
+        let order = Digest::of_parts("brigade order v1", &[&cutoff.digest.0, &self.identity.id().0]);
+        let first = order.0[0] as usize * candidates.len() / 256;
         let (theta, until) = (Arc::clone(&replica.theta), manifest.windows.score().mul_f64(MEASURING));
         let shutdown = self.pace.shutdown.clone();
         let measured = self.model.call(move |trainer| {
@@ -70,7 +71,8 @@ impl Validator {
         for pinned in &cutoff.record.pinned {
             let (seed, draw) = (open.record.seed, Draw::Assigned(pinned.peer));
             let ticket = Ticket { seed, draw, ..ticket };
-            own.push(self.samples.draw_some(ticket, trained, most).await?);
+            // Nor which of its sequences will be looked at.
+            own.push(self.samples.draw_some(ticket, trained, most, cutoff.digest).await?);
             candidates.push(Candidate { peer: pinned.peer, update: self.checked(open, pinned).await? });
         }
         let length = self.samples.sequence_length();
@@ -96,8 +98,7 @@ impl Validator {
     }
 }
 
-/// `first` sequences of every kind for all, and the rest for those whom they do not decide. A peer's own are spread over both,
-/// so that the first stage does not only see the beginning of its window.
+/// `first` sequences of every kind for all, and the rest for those whom they do not decide.
 ///
 /// # Errors
 /// As [`batches`].
@@ -108,14 +109,8 @@ pub(crate) fn stages(
     length: usize,
 ) -> anyhow::Result<Vec<Stage>> {
     let split = |sequences: &[Vec<u32>], first: usize| -> anyhow::Result<[Vec<TokenBatch>; 2]> {
-        let first = first.min(sequences.len());
-        let is_first = |n: usize| n * first / sequences.len() != (n + 1) * first / sequences.len();
-        let (early, late): (Vec<_>, Vec<_>) =
-            sequences.iter().cloned().enumerate().partition(|(n, _)| is_first(*n));
-        let part = |part: Vec<(usize, Vec<u32>)>| {
-            let sequences: Vec<_> = part.into_iter().map(|(_, sequence)| sequence).collect();
-            batches(&sequences, MEASURE_BATCH, length)
-        };
+        let (early, late) = sequences.split_at(first.min(sequences.len()));
+        let part = |part: &[Vec<u32>]| batches(part, MEASURE_BATCH, length);
         Ok([part(early)?, part(late)?])
     };
     let [early, late] = split(unassigned, first)?;

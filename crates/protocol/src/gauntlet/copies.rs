@@ -21,7 +21,7 @@ impl Sent {
     }
 }
 
-/// Updates that speak with one voice, in the order of their index; most have one member.
+/// Updates that speak with one voice; most have one member.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Voice {
     /// Whoever no other member was surely earlier than. Where the clocks disagree they are several: nobody is blamed for what
@@ -31,27 +31,41 @@ pub struct Voice {
     pub copies: Vec<usize>,
 }
 
-/// Groups updates whose cosine exceeds `cosine`, directly or by way of others.
+/// Groups updates whose cosine exceeds `cosine`.
+///
+/// Copies are found first, pair by pair, and what is left is grouped: an update between two others, which is like both of them,
+/// can neither blame one for the other nor join them.
 ///
 /// `sent` has an entry for every update of `gram`.
 #[must_use]
 pub fn voices(gram: &Gram, cosine: f64, sent: &[Sent]) -> Vec<Voice> {
-    let mut group: Vec<usize> = (0..gram.len()).collect();
-    for i in 0..gram.len() {
+    let count = gram.len();
+    let is_like = |i: usize, j: usize| i != j && gram.cosine(i, j) > cosine;
+    // In the order of time, so that it is known of whoever was before whether it is a copy: a copy has nothing to be copied.
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by_key(|&i| (sent[i].received_at, sent[i].mirrored_at, i));
+    let mut originals: Vec<Option<usize>> = vec![None; count];
+    for i in order {
+        let is_original = |&j: &usize| originals[j].is_none() && is_like(i, j) && sent[j].is_before(&sent[i]);
+        originals[i] = (0..count).find(is_original);
+    }
+    let mut group: Vec<usize> = (0..count).collect();
+    for i in 0..count {
         for j in 0..i {
-            if gram.cosine(i, j) > cosine && group[i] != group[j] {
+            let are_first = originals[i].is_none() && originals[j].is_none();
+            if are_first && is_like(i, j) && group[i] != group[j] {
                 let (from, to) = (group[i].max(group[j]), group[i].min(group[j]));
                 group.iter_mut().filter(|group| **group == from).for_each(|group| *group = to);
             }
         }
     }
-    let members = |of: usize| (0..gram.len()).filter(|&i| group[i] == of).collect::<Vec<_>>();
-    let voice = |members: Vec<usize>| {
-        let is_copy = |i: &usize| members.iter().any(|&j| sent[j].is_before(&sent[*i]));
-        let (copies, first) = members.iter().copied().partition(is_copy);
+    let root = |i: usize| group[originals[i].unwrap_or(i)];
+    let voice = |of: usize| {
+        let members = (0..count).filter(|&i| root(i) == of);
+        let (copies, first) = members.partition(|&i| originals[i].is_some());
         Voice { first, copies }
     };
-    (0..gram.len()).map(members).filter(|members| !members.is_empty()).map(voice).collect()
+    (0..count).map(voice).filter(|voice| !voice.first.is_empty()).collect()
 }
 
 #[cfg(test)]
@@ -81,7 +95,7 @@ mod tests {
     fn the_later_of_two_is_the_copy() {
         let gram = gram(4, &[(1, 3, 0.99)]);
         let times = sent(&[(10, 11), (40, 41), (20, 21), (30, 31)]);
-        assert_eq!(voices(&gram, 0.5, &times), [one(&[0], &[]), one(&[3], &[1]), one(&[2], &[])]);
+        assert_eq!(voices(&gram, 0.5, &times), [one(&[0], &[]), one(&[2], &[]), one(&[3], &[1])]);
     }
 
     #[test]
@@ -91,6 +105,16 @@ mod tests {
         for times in [[(5, 41), (30, 31)], [(40, 31), (30, 41)], [(30, 31), (30, 31)]] {
             assert_eq!(voices(&gram, 0.5, &sent(&times)), [one(&[0, 1], &[])]);
         }
+    }
+
+    #[test]
+    fn an_update_between_two_others_blames_neither() {
+        // 2 is half of 0 and half of 1, who have nothing in common; 1 was sent after 0.
+        let gram = gram(3, &[(0, 2, 0.6), (1, 2, 0.6), (0, 1, 0.0)]);
+        let late = sent(&[(10, 11), (20, 21), (30, 31)]);
+        assert_eq!(voices(&gram, 0.5, &late), [one(&[0], &[2]), one(&[1], &[])]);
+        let between = sent(&[(10, 11), (20, 21), (15, 16)]);
+        assert_eq!(voices(&gram, 0.5, &between), [one(&[0], &[2]), one(&[1], &[])]);
     }
 
     #[test]

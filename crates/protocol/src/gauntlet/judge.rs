@@ -11,8 +11,8 @@ use crate::{Cutoff, Exclusion, Manifest, Pinned, Reason, Scores, Share, Signed};
 /// Standard errors of trace that work must show for a window to tell anything.
 const LEAST_TRACE: f64 = 1.0;
 
-/// The upper quartile of the standard normal distribution.
-const NORMAL_QUARTILE: f64 = 0.6745;
+/// Peers without whom none of a window's can be compared with the rest.
+const FEWEST: usize = 4;
 
 /// What a window is judged by.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +111,13 @@ impl Window<'_> {
 
     fn oversized(&mut self) {
         let (left, gram) = (self.left(), self.case.gram);
-        let median = median(left.iter().map(|&number| gram.norm(number)));
+        let mut norms: Vec<f64> = left.iter().map(|&number| gram.norm(number)).collect();
+        norms.sort_by(f64::total_cmp);
+        // The upper one of two: who sends next to nothing must not make the others long.
+        let median = norms.get(norms.len() / 2).copied().unwrap_or_default();
+        if norms.len() < FEWEST {
+            return;
+        }
         let most = self.case.manifest.gauntlet.max_norm_ratio * median;
         for number in left {
             let norm = gram.norm(number);
@@ -145,15 +151,15 @@ impl Window<'_> {
         }
     }
 
-    /// How many standard errors of trace this window demands: half of what work shows in it, so that the honest are not blamed where
-    /// so few sequences cannot tell. Nothing where work shows next to none. What work shows is the upper quartile of all peers,
-    /// of whom up to half may not have worked, less what the quartile of as many errors is above their mean.
+    /// How many standard errors of trace this window demands: half of what work shows in it, which is the upper median of all
+    /// peers, of whom most work. Nothing where that is next to none, so that the honest are not blamed where so few sequences cannot
+    /// tell, and nothing of so few peers that two of them would set the measure for all.
     fn demanded(&self) -> Option<f64> {
         let mut traces: Vec<f64> = self.opinions.iter().filter_map(|opinion| opinion.trace).collect();
         traces.sort_by(f64::total_cmp);
-        let quartile = traces.get((3 * traces.len()).div_ceil(4).saturating_sub(1)).copied()?;
-        let work = quartile - NORMAL_QUARTILE;
-        (work >= LEAST_TRACE).then(|| self.case.manifest.gauntlet.trace_sigmas.min(work / 2.0))
+        let work = traces.get(traces.len() / 2).copied()?;
+        let tells = traces.len() >= FEWEST && work >= LEAST_TRACE;
+        tells.then(|| self.case.manifest.gauntlet.trace_sigmas.min(work / 2.0))
     }
 
     fn scored(&mut self) {
@@ -217,14 +223,19 @@ impl Window<'_> {
             match &self.reasons[number] {
                 // What is left is mended by leaving traces again.
                 None => {}
-                Some(exclusion) if exclusion.reason == Reason::Untraced => {}
+                Some(exclusion) if matches!(exclusion.reason, Reason::Untraced | Reason::Oversized) => {}
                 Some(_) => {
                     standing.distrust(terms);
                     continue;
                 }
             }
-            if let Some((trace, demanded)) = opinion.trace.zip(demanded) {
-                standing.trust(trace, demanded, terms);
+            match (opinion.trace, demanded) {
+                (Some(trace), Some(demanded)) => standing.trust(trace, demanded, terms),
+                // Where nobody can be blamed, a trace that is plain to see is still one.
+                (Some(trace), None) if trace >= LEAST_TRACE => {
+                    standing.trust(trace, LEAST_TRACE / 2.0, terms)
+                }
+                _ => {}
             }
             standing.is_scored =
                 opinion.trace.is_some() && opinion.gain.is_some() && self.reasons[number].is_none();

@@ -222,6 +222,36 @@ fn faults_need_a_majority_and_strangers_have_no_say() {
 }
 
 #[test]
+fn a_validator_that_is_heard_alone_decides_nothing() {
+    let damn = |score: &mut PeerScore| {
+        let lie = Some(Improvement { mean: -9.0, standard_error: 0.01, sequences: 32 });
+        (score.unassigned, score.merit, score.trace) = (lie, lie, lie);
+    };
+    let mut world = World::new(&[HONEST; 4]);
+    (0..5).for_each(|_| drop(world.next()));
+    let heard = [world.scores(2, damn)];
+    let judgement = world.judge(&heard);
+    assert_eq!((reasons(&judgement), judgement.shares.len()), (vec![], 4));
+    assert!(judgement.standings.iter().all(|standing| standing.weight == 0.0 && standing.credit > 0.0));
+    // Nor where the others have no figures of a peer.
+    let silent = |score: &mut PeerScore| (score.unassigned, score.merit, score.trace) = (None, None, None);
+    let heard = [world.scores(1, silent), world.scores(2, damn), world.scores(3, silent)];
+    assert_eq!(reasons(&world.judge(&heard)), []);
+}
+
+#[test]
+fn of_two_or_three_peers_none_is_blamed_for_what_the_others_are() {
+    for count in [2, 3] {
+        let mut world = World::new(&vec![HONEST; count]);
+        world.sketches[0] = Sketch { norm: 1e-6, trace: 9.0, ..HONEST };
+        for _ in 0..20 {
+            assert_eq!(reasons(&world.next()), [], "{count}");
+        }
+        assert!(world.standings[1].weight > 0.0);
+    }
+}
+
+#[test]
 fn who_is_not_scored_has_no_weight_in_that_window() {
     let mut world = World::new(&[HONEST; 3]);
     (0..5).for_each(|_| drop(world.next()));

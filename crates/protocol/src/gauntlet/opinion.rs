@@ -1,5 +1,5 @@
-//! What the validators together say of one update: stake-weighted medians, so that a minority of the stake moves none of it
-//! beyond what an honest validator measured.
+//! What the validators together say of one update: stake-weighted medians, and nothing unless validators with more than half of the
+//! run's stake have measured it, so that a minority of the stake moves none of it beyond what an honest validator measured.
 
 use crate::{Exclusion, Improvement, Manifest, PeerId, PeerScore, Scores, Signed};
 
@@ -20,22 +20,34 @@ pub(super) struct Opinion {
 
 impl Opinion {
     pub(super) fn of(manifest: &Manifest, heard: &[Signed<Scores>], peer: &PeerId) -> Self {
-        let votes: Vec<(u64, &PeerScore)> = heard
+        let votes: Vec<(u128, &PeerScore)> = heard
             .iter()
             .filter_map(|scores| {
-                let stake = manifest.validator(&scores.signer)?.stake;
+                let stake = u128::from(manifest.validator(&scores.signer)?.stake);
                 Some((stake, scores.record.scores.iter().find(|score| score.peer == *peer)?))
             })
             .collect();
-        let stake: u64 = votes.iter().map(|(stake, _)| stake).sum();
+        let stake: u128 = votes.iter().map(|(stake, _)| stake).sum();
+        // With too few heard, a minority would speak for all.
+        let whole: u128 = manifest
+            .validators
+            .iter()
+            .filter_map(|entry| manifest.validator(&entry.id))
+            .map(|validator| u128::from(validator.stake))
+            .sum();
+        if stake * 2 <= whole {
+            return Self::default();
+        }
         let faults: Vec<_> =
             votes.iter().filter_map(|(stake, score)| Some((*stake, score.fault.as_ref()?))).collect();
-        let is_refused = faults.iter().map(|(stake, _)| stake).sum::<u64>() * 2 > stake;
+        let is_refused = faults.iter().map(|(stake, _)| stake).sum::<u128>() * 2 > stake;
         let fault = is_refused.then(|| Exclusion::new(*peer, faults[0].1.reason, &faults[0].1.detail));
         let sigmas = manifest.scoring.harm_sigmas;
-        let said = |of: &dyn Fn(&PeerScore) -> Option<f64>| -> Vec<(f64, u64)> {
+        let said = |of: &dyn Fn(&PeerScore) -> Option<f64>| -> Vec<(f64, u128)> {
             let said = votes.iter().filter_map(|(stake, score)| Some((of(score)?, *stake)));
-            said.filter(|(value, _)| value.is_finite()).collect()
+            let said: Vec<(f64, u128)> = said.filter(|(value, _)| value.is_finite()).collect();
+            let measured: u128 = said.iter().map(|(_, stake)| stake).sum();
+            if measured * 2 > whole { said } else { Vec::new() }
         };
         Self {
             fault,
@@ -79,9 +91,9 @@ pub(super) fn student_t(z: f64, freedom: f64) -> f64 {
 }
 
 /// The value at which half of the weight is reached, from below; so it is the lower one of two when the weight splits evenly.
-fn weighted_median(mut values: Vec<(f64, u64)>) -> Option<f64> {
+fn weighted_median(mut values: Vec<(f64, u128)>) -> Option<f64> {
     values.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let total: u64 = values.iter().map(|(_, weight)| weight).sum();
+    let total: u128 = values.iter().map(|(_, weight)| weight).sum();
     let mut reached = 0;
     for (value, weight) in values {
         reached += weight;
@@ -93,7 +105,7 @@ fn weighted_median(mut values: Vec<(f64, u64)>) -> Option<f64> {
 }
 
 /// The same from above.
-fn upper_median(values: Vec<(f64, u64)>) -> Option<f64> {
+fn upper_median(values: Vec<(f64, u128)>) -> Option<f64> {
     weighted_median(values.into_iter().map(|(value, weight)| (-value, weight)).collect()).map(|value| -value)
 }
 

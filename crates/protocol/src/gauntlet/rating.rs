@@ -1,8 +1,10 @@
 //! Skill ratings: what a peer's placings over many windows say of it.
 
+use std::cmp::Ordering;
+
 use serde::{Deserialize, Serialize};
-use skillratings::MultiTeamOutcome;
-use skillratings::weng_lin::{WengLinConfig, WengLinRating, weng_lin_multi_team};
+use skillratings::Outcomes;
+use skillratings::weng_lin::{WengLinConfig, WengLinRating, weng_lin};
 
 /// A belief about how good a peer's updates are: normal, with mean μ and deviation σ.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -46,30 +48,45 @@ impl Default for Skill {
     }
 }
 
-/// A window as a match: the ratings afterwards, in the order of `players`, each with its score; the highest wins, equal scores
-/// are draws. With fewer than two players nothing is learned.
+/// How many games a window counts for, however many opponents there are: all were decided by the same few sequences.
+const GAMES: f64 = 4.0;
+
+/// A window as a match: the ratings afterwards, in the order of `players`, each with its score; the higher one wins, equal scores
+/// are a draw. With fewer than two players nothing is learned.
 ///
-/// Weng and Lin's rule for several players (JMLR 12:267, algorithm 1), which OpenSkill is made of too.
+/// Weng and Lin's rule for two players (JMLR 12:267, algorithm 1), which OpenSkill is made of too, against every opponent; what that
+/// does to μ, and to the logarithm of σ, is averaged over the opponents and counts for at most four games.
 #[must_use]
 pub fn rate(players: &[(Rating, f64)], skill: Skill) -> Vec<Rating> {
-    if players.len() < 2 {
+    let opponents = players.len().saturating_sub(1) as f64;
+    let share = opponents.min(GAMES) / opponents.max(1.0);
+    let config = WengLinConfig { beta: skill.beta, ..WengLinConfig::new() };
+    let before = |rating: &Rating| WengLinRating {
+        rating: rating.mu,
+        uncertainty: (rating.sigma * rating.sigma + skill.tau * skill.tau).sqrt(),
+    };
+    let after = |(n, (rating, score)): (usize, &(Rating, f64))| {
+        let own = before(rating);
+        let (mut gained, mut sharpened) = (0.0, 0.0);
+        for (m, (other, other_score)) in players.iter().enumerate() {
+            if m != n {
+                let outcome = match score.total_cmp(other_score) {
+                    Ordering::Greater => Outcomes::WIN,
+                    Ordering::Less => Outcomes::LOSS,
+                    Ordering::Equal => Outcomes::DRAW,
+                };
+                let (then, _) = weng_lin(&own, &before(other), &outcome, &config);
+                gained += then.rating - own.rating;
+                sharpened += (then.uncertainty / own.uncertainty).ln();
+            }
+        }
+        let (mu, sigma) = (own.rating + share * gained, own.uncertainty * (share * sharpened).exp());
+        if mu.is_finite() && sigma.is_finite() { Rating { mu, sigma } } else { *rating }
+    };
+    if opponents < 1.0 {
         return players.iter().map(|(rating, _)| *rating).collect();
     }
-    let before: Vec<[WengLinRating; 1]> = players
-        .iter()
-        .map(|(Rating { mu, sigma }, _)| {
-            [WengLinRating { rating: *mu, uncertainty: (sigma * sigma + skill.tau * skill.tau).sqrt() }]
-        })
-        .collect();
-    let place = |score: f64| 1 + players.iter().filter(|(_, other)| other.total_cmp(&score).is_gt()).count();
-    let teams: Vec<(&[WengLinRating], MultiTeamOutcome)> = before
-        .iter()
-        .zip(players)
-        .map(|(rating, (_, score))| (&rating[..], MultiTeamOutcome::new(place(*score))))
-        .collect();
-    let config = WengLinConfig { beta: skill.beta, ..WengLinConfig::new() };
-    let after = weng_lin_multi_team(&teams, &config).into_iter().flatten();
-    after.map(|WengLinRating { rating, uncertainty }| Rating { mu: rating, sigma: uncertainty }).collect()
+    players.iter().enumerate().map(after).collect()
 }
 
 #[cfg(test)]
@@ -88,6 +105,28 @@ mod tests {
         assert!((ratings[1].mu - 25.0).abs() < 1.0, "{ratings:?}");
         assert!(ratings.iter().all(|rating| rating.sigma < 7.0), "{ratings:?}");
         assert!(ratings[0].ordinal() > 5.0 && ratings[2].ordinal() < 1.0, "{ratings:?}");
+    }
+
+    #[test]
+    fn of_many_one_window_decides_little_and_who_gets_better_overtakes() {
+        for count in [2, 8, 30, 200] {
+            let mut ratings = vec![Rating::default(); count];
+            let mut play = |is_reversed: bool| {
+                let score = |n: usize| if is_reversed { n as f64 } else { -(n as f64) };
+                let players: Vec<_> =
+                    ratings.iter().enumerate().map(|(n, rating)| (*rating, score(n))).collect();
+                ratings = rate(&players, Skill::default());
+                (ratings[0], ratings[count - 1])
+            };
+            let (first, last) = play(false);
+            assert!(first.sigma > 5.0 && first.mu - last.mu < 40.0, "{count}: {first:?} {last:?}");
+            (1..10).for_each(|_| drop(play(false)));
+            let overtaken = (0..60).position(|_| {
+                let (first, last) = play(true);
+                first.mu < last.mu
+            });
+            assert!(overtaken.is_some_and(|windows| windows < 40), "{count}: {overtaken:?}");
+        }
     }
 
     #[test]

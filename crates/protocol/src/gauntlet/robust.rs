@@ -14,7 +14,7 @@ pub enum Rule {
     /// All alike.
     #[default]
     Mean,
-    /// Without the `f` that are farthest from the mean of the others' directions.
+    /// Without the `f` that are farthest from the geometric median.
     Trimmed,
     /// The point that is nearest to all of them, by the sum of distances (RFA, arXiv 1912.13445; Weiszfeld's passes).
     GeometricMedian,

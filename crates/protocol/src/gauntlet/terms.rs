@@ -58,11 +58,11 @@ impl Gauntlet {
             ("gauntlet.faulty_share", self.faulty_share, 0.0, 0.5),
             ("gauntlet.copy_cosine", self.copy_cosine, 0.0, 1.0),
             ("gauntlet.max_norm_ratio", self.max_norm_ratio, 1.0, 1e6),
-            ("gauntlet.replay_windows", f64::from(self.replay_windows), 0.0, 1024.0),
-            ("gauntlet.trace_sigmas", self.trace_sigmas, 0.0, 100.0),
+            ("gauntlet.replay_windows", f64::from(self.replay_windows), 0.0, 256.0),
+            ("gauntlet.trace_sigmas", self.trace_sigmas, 0.0, 2.5),
             ("gauntlet.credit_limit", self.credit_limit, 1e-3, 1e6),
             ("gauntlet.skill_power", self.skill_power, 0.0, 16.0),
-            ("gauntlet.skill.beta", self.skill.beta, 1e-3, 1e6),
+            ("gauntlet.skill.beta", self.skill.beta, 0.5, 1e6),
             ("gauntlet.skill.tau", self.skill.tau, 0.0, 1e6),
         ];
         for (field, value, low, high) in bounded {
