@@ -180,8 +180,8 @@ fn takeover(honest: &[Dense], size: f32, chance: &mut ChaCha8Rng) -> Dense {
     let mut count = 0_u32;
     for (t, tensor) in out.iter_mut().enumerate() {
         for (i, value) in tensor.iter_mut().enumerate() {
-            if chance.next_u32() % 64 == 0 && honest.iter().all(|dense| dense[t][i] == 0.0) {
-                *value = if chance.next_u32() % 2 == 0 { 1.0 } else { -1.0 };
+            if chance.next_u32().is_multiple_of(64) && honest.iter().all(|dense| dense[t][i] == 0.0) {
+                *value = if chance.next_u32().is_multiple_of(2) { 1.0 } else { -1.0 };
                 count += 1;
             }
         }

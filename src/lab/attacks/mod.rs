@@ -75,6 +75,8 @@ pub struct Row {
     pub passes: f64,
     /// Why cheats were excluded, and how often.
     pub reasons: BTreeMap<String, u64>,
+    /// Why the honest were, window by window.
+    pub blamed: Vec<String>,
 }
 
 /// Runs all attacks by all shares with all seeds, and the honest alone.
@@ -146,11 +148,16 @@ fn row(options: &Options, setting: &Setting, outcome: &Outcome, alone: f64) -> R
         loss: outcome.loss,
         loss_ratio: outcome.loss / alone,
         windows_to_zero_weight: outcome.windows_to_zero_weight,
-        honest_excluded: outcome.honest_excluded,
+        honest_excluded: outcome.blamed.len() as u64,
         honest_updates: setting.honest as u64 * setting.windows,
         cheat_reward_share: outcome.cheat_reward_share,
         passes: outcome.passes,
         reasons,
+        blamed: outcome
+            .blamed
+            .iter()
+            .map(|(window, blamed)| format!("window {window}: {:?}, {}", blamed.reason, blamed.detail))
+            .collect(),
     }
 }
 

@@ -49,8 +49,8 @@ pub(super) struct Outcome {
     pub(super) loss: f64,
     /// Windows from the first cheat until no cheat has any weight again; `None` if that never happens.
     pub(super) windows_to_zero_weight: Option<u64>,
-    /// Honest updates that were excluded.
-    pub(super) honest_excluded: u64,
+    /// Why updates of the honest were excluded, in the order of windows.
+    pub(super) blamed: Vec<(u64, Exclusion)>,
     /// Share of all weights from the first cheat on that cheats got.
     pub(super) cheat_reward_share: f64,
     /// Sequences that went through the model for a peer and a window, on average.
@@ -113,7 +113,7 @@ impl<'a> Run<'a> {
             measured += judgement.standings.iter().filter(|standing| standing.is_scored).count() as u64;
             for exclusion in &judgement.excluded {
                 match self.number(&exclusion.peer) {
-                    Some(n) if n < self.setting.honest => outcome.honest_excluded += 1,
+                    Some(n) if n < self.setting.honest => outcome.blamed.push((window, exclusion.clone())),
                     _ => outcome.reasons.push((window, exclusion.reason)),
                 }
             }

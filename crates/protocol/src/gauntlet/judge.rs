@@ -138,8 +138,8 @@ impl Window<'_> {
             .map(|&number| &self.pinned()[number])
             .map(|pinned| Sent { received_at: pinned.received_at, mirrored_at: pinned.mirrored_at })
             .collect();
-        let cosine = self.case.manifest.gauntlet.copy_cosine;
-        for voice in voices(&self.case.gram.of(&left), cosine, &sent) {
+        let gram = self.case.gram.of(&left);
+        for voice in voices(&gram, self.likeness(&gram), &sent) {
             let number = |members: &[usize]| members.iter().map(|&member| left[member]).collect::<Vec<_>>();
             let voice = Voice { first: number(&voice.first), copies: number(&voice.copies) };
             for &copy in &voice.copies {
@@ -162,12 +162,23 @@ impl Window<'_> {
         tells.then(|| self.case.manifest.gauntlet.trace_sigmas.min(work / 2.0))
     }
 
+    /// The cosine beyond which two updates are copies: `copy_cosine` of the way from what is usual in this window to 1. At the start
+    /// of a run all point the same way.
+    fn likeness(&self, gram: &Gram) -> f64 {
+        let pairs = (0..gram.len()).flat_map(|i| (0..i).map(move |j| (i, j)));
+        let usual = median(pairs.map(|(i, j)| gram.cosine(i, j))).max(0.0);
+        let usual = if gram.len() < FEWEST { 0.0 } else { usual };
+        usual + (1.0 - usual) * self.case.manifest.gauntlet.copy_cosine
+    }
+
     fn scored(&mut self) {
         let (terms, demanded) = (&self.case.manifest.gauntlet, self.demanded());
         for number in self.left() {
             let Opinion { best_gain, best_merit, trace, .. } = self.opinions[number];
             let before = self.before(number);
             let is_new = before.is_none_or(|standing| standing.windows < terms.grace_windows);
+            // Who is known to work has a bad window now and then; who has stopped to loses that credit soon.
+            let is_trusted = before.is_some_and(|standing| standing.credit > 0.0);
             let has_no_credit = before.is_some_and(|standing| standing.credit <= -terms.credit_limit);
             let is_below_demand = trace.zip(demanded).is_some_and(|(sigmas, demanded)| sigmas < demanded);
             let is_untraced = has_no_credit && is_below_demand;
@@ -179,7 +190,7 @@ impl Window<'_> {
                     Reason::Harmful,
                     format!("raises the loss by at least {least:.2e} nats a token"),
                 );
-            } else if is_below(best_merit) && !is_new {
+            } else if is_below(best_merit) && !is_new && !is_trusted {
                 let share = 100.0 * self.case.manifest.scoring.least_merit;
                 self.exclude(
                     number,
@@ -224,6 +235,8 @@ impl Window<'_> {
                 // What is left is mended by leaving traces again.
                 None => {}
                 Some(exclusion) if matches!(exclusion.reason, Reason::Untraced | Reason::Oversized) => {}
+                // It may have been a bad window. What it costs is that window.
+                Some(exclusion) if exclusion.reason == Reason::Harmful => continue,
                 Some(_) => {
                     standing.distrust(terms);
                     continue;

@@ -14,7 +14,7 @@ pub struct Gauntlet {
     pub rule: Rule,
     /// The share of the updates that the rule takes for hostile.
     pub faulty_share: f64,
-    /// Updates whose cosine exceeds it are copies of each other.
+    /// Updates are copies whose cosine is farther than this on the way from what is usual in the window to 1.
     pub copy_cosine: f64,
     /// How many times the median norm an update may have.
     pub max_norm_ratio: f64,
