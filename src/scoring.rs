@@ -268,3 +268,41 @@ fn improvement(gains: &[f64]) -> Option<Improvement> {
         sequences: gains.len() as u32,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn improvement_is_paired() {
+        let measured = improvement(&difference(&[3.0, 1.0, 2.0], &[2.5, 0.5, 1.5])).unwrap();
+        assert_eq!((measured.mean, measured.standard_error, measured.sequences), (0.5, 0.0, 3));
+        let spread = improvement(&difference(&[1.0, 1.0], &[0.0, 2.0])).unwrap();
+        assert_eq!((spread.mean, spread.standard_error), (0.0, 1.0));
+        assert!(improvement(&difference(&[1.0, 1.0], &[f32::NAN, 0.0])).is_none());
+        assert!(improvement(&[]).is_none() && improvement(&[1.0]).is_none());
+    }
+
+    #[test]
+    fn a_trace_is_what_the_reference_does_not_explain() {
+        // Twice the reference everywhere, and 0.3 more where it was trained.
+        let gains = Gains {
+            common: vec![0.2, 0.4, 0.6, 0.8],
+            own: vec![0.5, 0.9, 1.1],
+            common_by_reference: vec![0.1, 0.2, 0.3, 0.4],
+            own_by_reference: vec![0.1, 0.3, 0.4],
+        };
+        let found = trace(&gains).unwrap();
+        assert!((found.mean - 0.3).abs() < 1e-12 && found.standard_error < 1e-12, "{found:?}");
+        assert_eq!(found.sequences, 3);
+        // The same effect everywhere is none, however good the update is.
+        let untraced = Gains { own: vec![0.2, 0.6, 0.8], ..gains.clone() };
+        assert!(trace(&untraced).unwrap().mean.abs() < 1e-12);
+        // A peer that is alone is compared with itself elsewhere.
+        let alone = Gains { common_by_reference: vec![0.0; 4], own_by_reference: vec![0.0; 3], ..gains };
+        assert!((trace(&alone).unwrap().mean - (2.5 / 3.0 - 0.5)).abs() < 1e-12);
+        assert_eq!(trace(&Gains::default()), None);
+    }
+}
