@@ -92,6 +92,12 @@ impl Window<'_> {
         previous.binary_search_by_key(&peer, |standing| standing.peer).ok().map(|at| &previous[at])
     }
 
+    /// Whether the peer is in its windows of grace.
+    fn is_new(&self, number: usize) -> bool {
+        let grace = self.case.manifest.gauntlet.grace_windows;
+        self.before(number).is_none_or(|standing| standing.windows < grace)
+    }
+
     fn refused(&mut self) {
         for number in self.left() {
             self.reasons[number] = self.opinions[number].fault.take();
@@ -141,7 +147,11 @@ impl Window<'_> {
         let gram = self.case.gram.of(&left);
         for voice in voices(&gram, self.likeness(&gram), &sent) {
             let number = |members: &[usize]| members.iter().map(|&member| left[member]).collect::<Vec<_>>();
-            let voice = Voice { first: number(&voice.first), copies: number(&voice.copies) };
+            let (mut first, copies) = (number(&voice.first), number(&voice.copies));
+            // At the start of a run everybody's updates are alike. Newcomers share a voice, which earns a copier nothing.
+            let (new, copies): (Vec<usize>, Vec<usize>) = copies.into_iter().partition(|&n| self.is_new(n));
+            first.extend(new);
+            let voice = Voice { first, copies };
             for &copy in &voice.copies {
                 let first = voice.first.first().map(|&first| self.pinned()[first].peer.short());
                 let detail = format!("{} sent nearly the same before", first.unwrap_or_default());
@@ -176,7 +186,7 @@ impl Window<'_> {
         for number in self.left() {
             let Opinion { best_gain, best_merit, trace, .. } = self.opinions[number];
             let before = self.before(number);
-            let is_new = before.is_none_or(|standing| standing.windows < terms.grace_windows);
+            let is_new = self.is_new(number);
             // Who is known to work has a bad window now and then; who has stopped to loses that credit soon.
             let is_trusted = before.is_some_and(|standing| standing.credit > 0.0);
             let has_no_credit = before.is_some_and(|standing| standing.credit <= -terms.credit_limit);

@@ -269,6 +269,17 @@ fn who_is_not_scored_has_no_weight_in_that_window() {
 }
 
 #[test]
+fn at_the_start_nobody_is_blamed_for_likeness() {
+    let mut world = World::new(&[HONEST; 4]);
+    world.sketches[1].at = 99;
+    world.alike.push((0, 1));
+    for window in 0..6 {
+        let expected = if window < 3 { vec![] } else { vec![(1, Reason::Copied)] };
+        assert_eq!(reasons(&world.next()), expected, "window {window}");
+    }
+}
+
+#[test]
 fn a_shared_voice_counts_once_and_nobody_is_blamed() {
     let mut world = World::new(&[HONEST; 4]);
     world.alike.push((0, 1));

@@ -25,7 +25,7 @@ pub struct Gauntlet {
     pub trace_sigmas: f64,
     /// Credit, in nats of evidence, never exceeds it, nor falls below its negative. A peer has weight while it has credit.
     pub credit_limit: f64,
-    /// Windows in which a newcomer may do less than the others: its error feedback is still empty.
+    /// Windows in which a newcomer may do less than the others, its error feedback being empty, or be like them.
     pub grace_windows: u32,
     /// Weights are skill to this power, times credit.
     pub skill_power: f64,
