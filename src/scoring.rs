@@ -5,6 +5,7 @@
 //! elsewhere, and the others' effect here, let expect.
 
 use brigade_codec::Update;
+use brigade_protocol::gauntlet::lower_median;
 use brigade_protocol::{Exclusion, Improvement, PeerId, PeerScore, Reason, Scoring};
 use brigade_trainer::{Result, TokenBatch, Trainer};
 
@@ -100,8 +101,8 @@ impl Exam<'_> {
         if !common.iter().chain(own.iter().flatten()).all(|loss| loss.is_finite()) {
             return Ok(false);
         }
-        let median =
-            median_norm(self.candidates.iter().filter_map(|candidate| candidate.update.as_ref().ok()));
+        let updates = self.candidates.iter().filter_map(|candidate| candidate.update.as_ref().ok());
+        let median = lower_median(updates.map(Update::norm));
         let mut measured = Vec::new();
         for (&n, own) in left.iter().zip(&own) {
             if !proceed() {
@@ -152,7 +153,7 @@ impl Exam<'_> {
         let mut stepped = self.theta.to_vec();
         let some: Vec<&Update> =
             references.iter().filter(|(n, _)| Some(*n) != without).map(|(_, update)| *update).collect();
-        let median = median_norm(some.iter().copied());
+        let median = lower_median(some.iter().map(|update| update.norm()));
         for update in &some {
             let step = self.step * clip(update, median) / some.len() as f32;
             update.add_scaled_into(-step, &mut stepped)?;
@@ -172,10 +173,8 @@ impl Exam<'_> {
 
     /// What a candidate's gain exceeds the demanded share of the median gain by.
     fn merit(&self, gains: &Gains, all: &[Option<Gains>]) -> Option<Improvement> {
-        let mut means: Vec<f64> = all.iter().flatten().map(|gains| mean(&gains.common)).collect();
-        means.retain(|mean| mean.is_finite());
-        means.sort_by(f64::total_cmp);
-        let median = means.get(means.len().saturating_sub(1) / 2).copied()?.max(0.0);
+        let means = all.iter().flatten().map(|gains| mean(&gains.common));
+        let median = lower_median(means.filter(|mean| mean.is_finite())).max(0.0);
         let found = improvement(&gains.common)?;
         Some(Improvement { mean: found.mean - self.scoring.least_merit * median, ..found })
     }
@@ -230,13 +229,6 @@ fn trace(gains: &Gains) -> Option<Improvement> {
     let standard_error = own.standard_error.hypot(common.standard_error);
     let sequences = own.sequences.min(common.sequences);
     Some(Improvement { mean: own.mean - common.mean, standard_error, sequences })
-}
-
-/// The lower median of their norms.
-fn median_norm<'a>(updates: impl Iterator<Item = &'a Update>) -> f64 {
-    let mut norms: Vec<f64> = updates.map(Update::norm).collect();
-    norms.sort_by(f64::total_cmp);
-    norms.get(norms.len().saturating_sub(1) / 2).copied().unwrap_or_default()
 }
 
 /// What makes an update no longer than `median`, as in the merge.

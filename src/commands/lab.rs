@@ -17,6 +17,29 @@ pub(super) enum Action {
     Attacks(AttackArgs),
 }
 
+/// What every experiment asks for.
+#[derive(Debug, clap::Args)]
+pub(super) struct Common {
+    /// Folder of a dataset (`brigade data prepare`); made from the Rust source on this machine if it has none.
+    #[arg(long, value_name = "DIR", default_value = "lab-data")]
+    data: PathBuf,
+    /// Number of seeds.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: u64,
+    /// Runs at the same time; each trains on one thread. As many as there are cores when left out.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// Answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Common {
+    fn jobs(&self) -> std::io::Result<usize> {
+        self.jobs.map_or_else(|| std::thread::available_parallelism().map(usize::from), Ok)
+    }
+}
+
 /// Arguments of `brigade lab attacks`.
 #[derive(Debug, clap::Args)]
 pub(super) struct AttackArgs {
@@ -29,10 +52,7 @@ pub(super) struct AttackArgs {
     /// How updates become one: mean, trimmed, geometric_median, multi_krum, centred_clipping.
     #[arg(long, value_parser = parse_rule, default_value = "mean")]
     rule: Rule,
-    /// As of `lab compression`.
-    #[arg(long, value_name = "DIR", default_value = "lab-data")]
-    data: PathBuf,
-    /// As of `lab compression`.
+    /// `demo` (3.5 M parameters), `tiny`, or a JSON file with a model's shape.
     #[arg(long, value_name = "NAME|FILE", default_value = "tiny")]
     model: String,
     /// Windows of each run.
@@ -44,15 +64,8 @@ pub(super) struct AttackArgs {
     /// Shares of the peers that cheat.
     #[arg(long, value_delimiter = ',', default_value = "0,0.125,0.25,0.375,0.5")]
     fractions: Vec<f64>,
-    /// Number of seeds.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
-    seeds: u64,
-    /// Runs at the same time; each trains on one thread. As many as there are cores when left out.
-    #[arg(long)]
-    jobs: Option<usize>,
-    /// Answer as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
 fn parse_rule(name: &str) -> Result<Rule, String> {
@@ -65,9 +78,6 @@ pub(super) struct Args {
     /// What is varied.
     #[arg(long, value_enum, default_value = "update")]
     question: Question,
-    /// Folder of a dataset (`brigade data prepare`); made from the Rust source on this machine if it has none.
-    #[arg(long, value_name = "DIR", default_value = "lab-data")]
-    data: PathBuf,
     /// `demo` (3.5 M parameters), `tiny`, or a JSON file with a model's shape.
     #[arg(long, value_name = "NAME|FILE", default_value = "demo")]
     model: String,
@@ -77,15 +87,8 @@ pub(super) struct Args {
     /// Numbers of peers.
     #[arg(long, value_delimiter = ',', default_value = "4")]
     peers: Vec<usize>,
-    /// Number of seeds.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
-    seeds: u64,
-    /// Runs at the same time; each trains on one thread. As many as there are cores when left out.
-    #[arg(long)]
-    jobs: Option<usize>,
-    /// Answer as JSON.
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// Runs an experiment and prints its table.
@@ -98,8 +101,8 @@ pub(super) fn run(action: Action) -> anyhow::Result<()> {
         Action::Attacks(args) => return attack(args),
     };
     anyhow::ensure!(args.peers.iter().all(|peers| *peers > 0), "--peers must be above 0");
-    let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map(usize::from), Ok)?;
-    let Args { question, data, model, windows, peers, seeds, json, .. } = args;
+    let jobs = args.common.jobs()?;
+    let Args { question, model, windows, peers, common: Common { data, seeds, json, .. } } = args;
     let options = Options { data, model, windows, peers, seeds, question, jobs };
     let rows = super::runtime()?.block_on(compression::run(&options))?;
     super::answer(if json { serde_json::to_string_pretty(&rows)? } else { table(&rows) })
@@ -132,20 +135,20 @@ fn table(rows: &[Row]) -> String {
 fn attack(args: AttackArgs) -> anyhow::Result<()> {
     let is_share = |fraction: &f64| (0.0..=0.5).contains(fraction);
     anyhow::ensure!(args.fractions.iter().all(is_share), "--fractions must be from 0 to 0.5");
-    let jobs = args.jobs.map_or_else(|| std::thread::available_parallelism().map(usize::from), Ok)?;
+    let jobs = args.common.jobs()?;
     let options = attacks::Options {
-        data: args.data,
+        data: args.common.data,
         model: args.model,
         windows: if args.quick { args.windows.div_ceil(2) } else { args.windows },
         peers: args.peers as usize,
         attacks: if args.attack.is_empty() { Attack::ALL.to_vec() } else { args.attack },
         fractions: if args.quick { vec![0.25] } else { args.fractions },
-        seeds: if args.quick { 1 } else { args.seeds },
+        seeds: if args.quick { 1 } else { args.common.seeds },
         gauntlet: Gauntlet { rule: args.rule, ..Gauntlet::default() },
         jobs,
     };
     let rows = super::runtime()?.block_on(attacks::run(&options))?;
-    let answer = if args.json {
+    let answer = if args.common.json {
         serde_json::to_string_pretty(&serde_json::json!({ "rows": rows }))?
     } else {
         attack_table(&rows)

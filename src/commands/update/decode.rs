@@ -76,8 +76,8 @@ fn some_rows(args: &DecodeArgs, tensor: &str, mut names: Shapes) -> anyhow::Resu
     let layout = Layout::new(names.iter().cloned())?;
     let number = names.iter().position(|(name, _)| name == tensor);
     let number = number.with_context(|| {
-        let likeness = |(name, _): &&(String, Vec<usize>)| (strsim::jaro_winkler(name, tensor) * 1e6) as u64;
-        let nearest = names.iter().max_by_key(likeness).map_or("", |(name, _)| name);
+        let distance = |(name, _): &&(String, Vec<usize>)| strsim::damerau_levenshtein(tensor, name);
+        let nearest = names.iter().min_by_key(distance).map_or("", |(name, _)| name);
         format!("there is no tensor `{tensor}`; the nearest is `{nearest}`, and `brigade update inspect` lists all")
     })?;
     let file = File::open(&args.file)?;

@@ -64,13 +64,6 @@ impl Gram {
         Self { g: of.len(), products: of.iter().flat_map(row).collect() }
     }
 
-    /// The products of the updates multiplied by `factors`.
-    #[must_use]
-    pub fn scaled(&self, factors: &[f64]) -> Self {
-        let scaled = |(n, product): (usize, &f64)| product * factors[n / self.g] * factors[n % self.g];
-        Self { g: self.g, products: self.products.iter().enumerate().map(scaled).collect() }
-    }
-
     /// ‖uᵢ − Σⱼ wⱼ uⱼ‖² for every i.
     pub(super) fn squared_distances_to(&self, weights: &[f64]) -> Vec<f64> {
         let along: Vec<f64> =
@@ -81,7 +74,8 @@ impl Gram {
 }
 
 /// The lower median, so that of two the smaller counts; 0 of none.
-pub(super) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+#[must_use]
+pub fn lower_median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)

@@ -1,7 +1,7 @@
 //! The verdict of a window: a pure function of public records, so that every observer reaches the same.
 
 use super::copies::{Sent, Voice, voices};
-use super::gram::{Gram, median};
+use super::gram::{Gram, lower_median};
 use super::opinion::Opinion;
 use super::rating::{Rating, rate};
 use super::robust;
@@ -176,7 +176,7 @@ impl Window<'_> {
     /// of a run all point the same way.
     fn likeness(&self, gram: &Gram) -> f64 {
         let pairs = (0..gram.len()).flat_map(|i| (0..i).map(move |j| (i, j)));
-        let usual = median(pairs.map(|(i, j)| gram.cosine(i, j))).max(0.0);
+        let usual = lower_median(pairs.map(|(i, j)| gram.cosine(i, j))).max(0.0);
         let usual = if gram.len() < FEWEST { 0.0 } else { usual };
         usual + (1.0 - usual) * self.case.manifest.gauntlet.copy_cosine
     }
@@ -301,7 +301,7 @@ impl Window<'_> {
         }
         let sum: f64 = weights.iter().sum();
         // The lower median: of two peers the larger is clipped to the smaller, never the other way round.
-        let median = median((0..gram.len()).map(|i| gram.norm(i)));
+        let median = lower_median((0..gram.len()).map(|i| gram.norm(i)));
         let share = |(i, weight): (usize, f64)| {
             let (norm, weight) = (gram.norm(i), weight / sum);
             let clips = manifest.outer.clip_to_median_norm && norm > median;

@@ -23,7 +23,7 @@ mod standing;
 mod terms;
 
 pub use copies::{Sent, Voice, voices};
-pub use gram::Gram;
+pub use gram::{Gram, lower_median};
 pub use judge::{Case, Judgement, judge};
 pub use standing::{Standing, set_weights};
 pub use terms::Gauntlet;

@@ -75,14 +75,14 @@ fn in_sigmas(improvement: &Improvement) -> Option<f64> {
 ///
 /// The standard error is itself estimated from the same few sequences, so it is Student's t that tells how far the mean
 /// may be off: of four, three sigmas are 8.5 standard errors, and taken as three they blame 1 in 35 who did no harm.
-pub(super) fn upper_bound(improvement: &Improvement, sigmas: f64) -> Option<f64> {
+fn upper_bound(improvement: &Improvement, sigmas: f64) -> Option<f64> {
     let freedom = improvement.sequences.checked_sub(1).filter(|freedom| *freedom > 0)?;
     Some(improvement.mean + student_t(sigmas, f64::from(freedom)) * improvement.standard_error)
 }
 
 /// The quantile of Student's t with `freedom` degrees that lies where `z` lies in the normal distribution: the expansion
 /// of Cornish and Fisher (Abramowitz and Stegun 26.7.5). Sums and products alone, so that every observer gets the same.
-pub(super) fn student_t(z: f64, freedom: f64) -> f64 {
+fn student_t(z: f64, freedom: f64) -> f64 {
     let square = z * z;
     let first = (square + 1.0) * z / 4.0;
     let second = ((5.0 * square + 16.0) * square + 3.0) * z / 96.0;
