@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::sync::mpsc::UnboundedReceiver;
 use toml::{Table, Value};
 
+use super::cast::Cast;
 use super::children::{Children, Heard, Spec};
 use super::place::{Memory, Place};
 use super::{Options, plan};
@@ -17,14 +18,15 @@ use crate::run::create;
 use crate::shutdown::Shutdown;
 
 /// Everybody but the store, in the order in which they are started.
-pub(super) fn participants(miners: u32) -> Vec<String> {
-    let miners = (0..miners).map(|number| format!("miner-{number}"));
-    ["aggregator".to_owned(), "validator".to_owned()].into_iter().chain(miners).collect()
+pub(super) fn participants(cast: &Cast) -> Vec<String> {
+    let officials = ["aggregator".to_owned(), "validator".to_owned()];
+    officials.into_iter().chain(cast.miners().iter().cloned()).collect()
 }
 
 /// Starts the store and makes sure that the run is in it.
 pub(super) async fn prepare(
     options: &Options,
+    cast: &Cast,
     place: &Place,
     children: &mut Children,
     inbox: &mut UnboundedReceiver<(String, Heard)>,
@@ -32,17 +34,19 @@ pub(super) async fn prepare(
 ) -> anyhow::Result<Memory> {
     let remembered = place.memory()?;
     if let Some(memory) = &remembered {
-        let asked = (options.windows, options.miners, &options.model);
+        let asked = (options.windows, options.miners, &options.model, &options.attacks);
+        let cheats: String = memory.attacks.iter().map(|part| format!(" --attack {part}")).collect();
         anyhow::ensure!(
-            asked == (memory.windows, memory.miners, &memory.model),
-            "{} holds a run of {} windows with {} miners and model {}; ask for the same to resume it, or name another --dir",
+            asked == (memory.windows, memory.miners, &memory.model, &memory.attacks),
+            "{} holds a run of {} windows with {} miners and model {}{cheats}; ask for the same to resume it, or name another \
+             --dir",
             options.dir.display(),
             memory.windows,
             memory.miners,
             memory.model
         );
     }
-    let names = participants(options.miners);
+    let names = participants(cast);
     place.prepare_store(&names[1..])?;
     let args = vec![
         "serve".into(),
@@ -92,6 +96,7 @@ async fn create_run(options: &Options, place: &Place, names: &[String]) -> anyho
         windows: options.windows,
         miners: options.miners,
         model: options.model.clone(),
+        attacks: options.attacks.clone(),
     };
     place.remember(&memory)?;
     Ok(memory)
@@ -116,7 +121,8 @@ async fn prepare_data(options: &Options, place: &Place) -> anyhow::Result<u32> {
 
 /// The terms as an operator would write them in `run.toml`.
 fn terms(options: &Options, place: &Place, vocabulary: u32) -> anyhow::Result<Table> {
-    let terms = plan::terms(&options.model, options.miners, options.windows);
+    let terms = plan::terms(&options.model, options.miners, options.windows)
+        .under_attack(&options.model, &options.attacks);
     let validator = place.identity("validator")?;
     place.identity("aggregator")?;
     let mut entry = Table::new();

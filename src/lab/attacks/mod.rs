@@ -5,8 +5,10 @@
 //! | `attack` | the cheats |
 //! | `deliver` | what each sends |
 //! | `run` | one run under attack, through the real records, codec, checks, scores, judgement and merge |
+//! | `cheat` | the same cheats as miners of a real run |
 
 mod attack;
+mod cheat;
 mod deliver;
 mod run;
 
@@ -19,6 +21,7 @@ use brigade_protocol::{Digest, FORMAT_VERSION, Manifest, Official, Timestamp, Va
 use serde::Serialize;
 
 pub use attack::Attack;
+pub(crate) use cheat::{Cheat, Stage};
 use run::{Outcome, Run, Setting, VALIDATORS, key};
 
 use super::jobs;
