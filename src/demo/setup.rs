@@ -31,7 +31,7 @@ pub(super) async fn prepare(
     children: &mut Children,
     inbox: &mut UnboundedReceiver<(String, Heard)>,
     shutdown: &Shutdown,
-) -> anyhow::Result<Memory> {
+) -> anyhow::Result<()> {
     let remembered = place.memory()?;
     if let Some(memory) = &remembered {
         let asked = (options.windows, options.miners, &options.model, &options.attacks);
@@ -56,10 +56,10 @@ pub(super) async fn prepare(
     ];
     children.start(Spec { name: "store".into(), args, folder: place.path("store-log") })?;
     shutdown.or(wait_for_store(place, inbox)).await??;
-    match remembered {
-        Some(memory) => Ok(memory),
-        None => shutdown.or(create_run(options, place, &names)).await?,
+    if remembered.is_none() {
+        shutdown.or(create_run(options, place, &names)).await??;
     }
+    Ok(())
 }
 
 /// Waits until the store answers, or says why it will not.
@@ -77,7 +77,7 @@ async fn wait_for_store(place: &Place, inbox: &mut UnboundedReceiver<(String, He
     }
 }
 
-async fn create_run(options: &Options, place: &Place, names: &[String]) -> anyhow::Result<Memory> {
+async fn create_run(options: &Options, place: &Place, names: &[String]) -> anyhow::Result<()> {
     let vocabulary = prepare_data(options, place).await?;
     let settings = terms(options, place, vocabulary)?;
     place.write_run(&settings)?;
@@ -98,8 +98,7 @@ async fn create_run(options: &Options, place: &Place, names: &[String]) -> anyho
         model: options.model.clone(),
         attacks: options.attacks.clone(),
     };
-    place.remember(&memory)?;
-    Ok(memory)
+    place.remember(&memory)
 }
 
 /// Turns text into shards in the run's bucket; returns the size of the vocabulary.

@@ -197,13 +197,8 @@ impl Stage<'_> {
     async fn others(&self) -> anyhow::Result<Vec<Dense>> {
         let open = &self.open.record;
         let patience = open.deadline.since(open.opened_at) / PATIENCE;
-        let mut missing = self
-            .run
-            .roster(&open.roster)
-            .await?
-            .active_miners()
-            .map(|member| member.peer)
-            .collect::<Vec<_>>();
+        let roster = self.run.roster(&open.roster).await?;
+        let mut missing: Vec<PeerId> = roster.active_miners().map(|member| member.peer).collect();
         missing.retain(|peer| *peer != self.identity.id());
         let mut found: Vec<(PeerId, Dense)> = Vec::new();
         let mut quiet_from = open.deadline;

@@ -154,7 +154,7 @@ impl Miner {
     /// The disk keeps the state as it was before: after a restart this comes to the same again.
     pub(super) async fn settle(&self, next: u64, memory: &mut Memory) -> anyhow::Result<()> {
         if self.cheat.is_some() {
-            // What it sent was not taken out of its error feedback.
+            // What a cheat has sent was not taken out of its error feedback.
             return Ok(());
         }
         let Memory { state, sent } = memory;
