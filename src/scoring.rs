@@ -9,6 +9,14 @@ use brigade_protocol::gauntlet::lower_median;
 use brigade_protocol::{Exclusion, Improvement, PeerId, PeerScore, Reason, Scoring};
 use brigade_trainer::{Result, TokenBatch, Trainer};
 
+/// What a receipt says of θ.
+pub(crate) struct Start {
+    /// The first sequences that the peer was assigned.
+    pub(crate) sequences: TokenBatch,
+    /// What it says that θ's losses on them are.
+    pub(crate) losses: Vec<f32>,
+}
+
 /// With no more updates than this, each is compared with the mean of all others; with more, all with the mean of all, in which one
 /// is hardly felt, and which is loaded once.
 const FEW: usize = 8;
@@ -26,6 +34,14 @@ pub(crate) struct Candidate {
     pub(crate) peer: PeerId,
     /// The update, or why it cannot be read.
     pub(crate) update: std::result::Result<Update, Exclusion>,
+    pub(crate) start: Start,
+}
+
+/// What was found of a candidate.
+pub(crate) struct Measured {
+    pub(crate) score: PeerScore,
+    /// Improvements on the unassigned sequences, one by one, nats a token.
+    pub(crate) gains: Vec<f64>,
 }
 
 /// What a window's updates are measured with.
@@ -60,9 +76,14 @@ impl Exam<'_> {
         stages: &[Stage],
         first: usize,
         mut proceed: impl FnMut() -> bool,
-    ) -> Result<Vec<PeerScore>> {
+    ) -> Result<Vec<Measured>> {
         let count = self.candidates.len();
         let order: Vec<usize> = (0..count).map(|n| (n + first) % count).collect();
+        let mut gaps: Vec<Option<f64>> = vec![None; count];
+        trainer.load_parameters(self.theta)?;
+        for &n in order.iter().take_while(|_| proceed()) {
+            gaps[n] = self.candidates[n].start.gap(trainer)?;
+        }
         let mut gains: Vec<Option<Gains>> = vec![None; count];
         let mut is_sound = true;
         for stage in stages {
@@ -77,7 +98,15 @@ impl Exam<'_> {
                 break;
             }
         }
-        Ok((0..count).map(|n| self.score(n, gains[n].as_ref(), &gains, is_sound)).collect())
+        let measured = |n: usize| Measured {
+            score: PeerScore {
+                start_gap: gaps[n],
+                passes: self.passes(n, gaps[n].is_some(), gains[n].as_ref()),
+                ..self.score(n, gains[n].as_ref(), &gains, is_sound)
+            },
+            gains: gains[n].as_ref().map(|gains| gains.common.clone()).unwrap_or_default(),
+        };
+        Ok((0..count).map(measured).collect())
     }
 
     /// Adds the gains of a stage. False if θ has no loss on some of it, which is no update's fault.
@@ -179,6 +208,16 @@ impl Exam<'_> {
         Some(Improvement { mean: found.mean - self.scoring.least_merit * median, ..found })
     }
 
+    /// Sequences that went through the model for candidate `n` alone.
+    fn passes(&self, n: usize, has_gap: bool, gains: Option<&Gains>) -> u32 {
+        let start = if has_gap { self.candidates[n].start.losses.len() } else { 0 };
+        let of = |gains: &Gains| {
+            let by_update = gains.own.len() + gains.common.len();
+            gains.own.len() + by_update + gains.own_by_reference.len() + gains.common_by_reference.len()
+        };
+        (start + gains.map_or(0, of)) as u32
+    }
+
     fn score(&self, n: usize, gains: Option<&Gains>, all: &[Option<Gains>], is_sound: bool) -> PeerScore {
         let candidate = &self.candidates[n];
         let peer = candidate.peer;
@@ -189,14 +228,10 @@ impl Exam<'_> {
             unassigned: None,
             merit: None,
             trace: None,
+            start_gap: None,
             passes: 0,
         };
         let Some(gains) = gains else { return score };
-        let passes = 2 * gains.own.len()
-            + gains.own_by_reference.len()
-            + gains.common.len()
-            + gains.common_by_reference.len();
-        score.passes = passes as u32;
         if !gains.own.iter().chain(&gains.common).all(|gain| gain.is_finite()) {
             // Only where θ itself has a loss is it the update that takes it away.
             let detail = "the loss is no number once the update is applied";
@@ -206,6 +241,16 @@ impl Exam<'_> {
         (score.assigned, score.unassigned) = (improvement(&gains.own), improvement(&gains.common));
         (score.merit, score.trace) = (self.merit(gains, all), trace(gains));
         score
+    }
+}
+
+impl Start {
+    /// How far what is said is from the losses of the trainer's parameters, root mean square; nothing where those have none.
+    fn gap(&self, trainer: &Trainer) -> Result<Option<f64>> {
+        let found = trainer.losses(&self.sequences)?;
+        let squares = difference(&self.losses, &found).into_iter().map(|off| off * off);
+        let gap = (squares.sum::<f64>() / found.len() as f64).sqrt();
+        Ok(gap.is_finite().then_some(gap))
     }
 }
 

@@ -64,6 +64,9 @@ pub(super) struct AttackArgs {
     /// Shares of the peers that cheat.
     #[arg(long, value_delimiter = ',', default_value = "0,0.125,0.25,0.375,0.5")]
     fractions: Vec<f64>,
+    /// Write what was seen of every peer in every window of every run, a line of JSON each.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
@@ -146,6 +149,7 @@ fn attack(args: AttackArgs) -> anyhow::Result<()> {
         seeds: if args.quick { 1 } else { args.common.seeds },
         gauntlet: Gauntlet { rule: args.rule, ..Gauntlet::default() },
         jobs,
+        log: args.log,
     };
     let rows = super::runtime()?.block_on(attacks::run(&options))?;
     let answer = if args.common.json {

@@ -42,7 +42,7 @@ pub struct Judgement {
 
 /// Judges a window.
 ///
-/// An update is excluded by the first of these that holds: validators refuse it; it was sent before; it is out of all
+/// An update is excluded by the first of these that holds: validators refuse it; its peer did not have θ; it was sent before; it is out of all
 /// proportion; another peer sent it first; it raises the loss; it does far less than the others; its peer has for several
 /// windows left no trace of training on what it was assigned. The rest are merged under the run's rule, each norm clipped to
 /// the median.
@@ -99,8 +99,14 @@ impl Window<'_> {
     }
 
     fn refused(&mut self) {
+        let tolerance = self.case.manifest.scoring.start_tolerance;
         for number in self.left() {
             self.reasons[number] = self.opinions[number].fault.take();
+            if let Some(gap) = self.opinions[number].start_gap.filter(|gap| *gap > tolerance) {
+                let detail =
+                    format!("its losses before the first step are {gap:.3} nats a token from those of θ");
+                self.exclude(number, Reason::WrongStart, detail);
+            }
         }
     }
 

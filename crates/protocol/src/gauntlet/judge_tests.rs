@@ -20,11 +20,13 @@ struct Sketch {
     gain: f64,
     merit: f64,
     trace: f64,
+    start_gap: f64,
     content: u8,
     at: u64,
 }
 
-const HONEST: Sketch = Sketch { norm: 1.0, gain: 0.1, merit: 0.08, trace: 0.05, content: 0, at: 0 };
+const HONEST: Sketch =
+    Sketch { norm: 1.0, gain: 0.1, merit: 0.08, trace: 0.05, start_gap: 0.001, content: 0, at: 0 };
 
 /// A window of updates that have a cosine of 0.05, but for those of `alike`, which have 0.9.
 struct World {
@@ -55,6 +57,7 @@ impl World {
                 0 => Digest::of([n as u8, self.window as u8]),
                 same => Digest([same; 32]),
             },
+            start_losses: Vec::new(),
         };
         let pinned = self.sketches.iter().enumerate().map(pinned).collect();
         let window = self.window;
@@ -68,8 +71,16 @@ impl World {
             let (unassigned, merit, trace) =
                 (measured(sketch.gain), measured(sketch.merit), measured(sketch.trace));
             let fault = None;
-            let mut score =
-                PeerScore { peer: peer(n as u8), fault, assigned: None, unassigned, merit, trace, passes: 1 };
+            let mut score = PeerScore {
+                peer: peer(n as u8),
+                fault,
+                assigned: None,
+                unassigned,
+                merit,
+                trace,
+                start_gap: Some(sketch.start_gap),
+                passes: 1,
+            };
             change(&mut score);
             score
         };

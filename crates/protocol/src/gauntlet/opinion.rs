@@ -16,6 +16,8 @@ pub(super) struct Opinion {
     pub(super) gain: Option<f64>,
     /// Trace of its assigned sequences, in standard errors.
     pub(super) trace: Option<f64>,
+    /// How far its receipt's losses of θ are from what they are, nats a token.
+    pub(super) start_gap: Option<f64>,
 }
 
 impl Opinion {
@@ -56,6 +58,7 @@ impl Opinion {
             best_merit: upper_median(said(&|score| upper_bound(&score.merit?, sigmas))),
             gain: weighted_median(said(&|score| Some(score.unassigned?.mean))),
             trace: weighted_median(said(&|score| in_sigmas(&score.trace?))),
+            start_gap: weighted_median(said(&|score| score.start_gap)),
         }
     }
 }
