@@ -2,11 +2,11 @@
 //!
 //! Every update is measured on sequences that nobody was assigned, the same for all, and on some that its own peer was. Work shows on
 //! both; that the peer worked on what it was assigned shows in the difference: what it trained on improves by more than its effect
-//! elsewhere, and the others' effect here, let expect.
+//! elsewhere, and the others' effect here, let expect. And a receipt's losses of θ show that its peer had it.
 
 use brigade_codec::Update;
-use brigade_protocol::gauntlet::lower_median;
-use brigade_protocol::{Exclusion, Improvement, PeerId, PeerScore, Reason, Scoring};
+use brigade_protocol::gauntlet::{Standing, lower_median};
+use brigade_protocol::{Digest, Exclusion, Improvement, Manifest, PeerId, PeerScore, Reason, Scoring};
 use brigade_trainer::{Result, TokenBatch, Trainer};
 
 /// What a receipt says of θ.
@@ -35,6 +35,32 @@ pub(crate) struct Candidate {
     /// The update, or why it cannot be read.
     pub(crate) update: std::result::Result<Update, Exclusion>,
     pub(crate) start: Start,
+    /// The share of the median peer's improvement that is demanded of it.
+    least_merit: f64,
+    /// Whether it is known to work and not looked at closely in this window.
+    is_spared: bool,
+}
+
+impl Candidate {
+    /// What is demanded of `peer`, and how closely it is looked at, follows from its `standing` before the window. Whom it spares
+    /// nobody knows before the `cutoff`.
+    pub(crate) fn new(
+        manifest: &Manifest,
+        cutoff: Digest,
+        standing: Option<&Standing>,
+        peer: PeerId,
+        update: std::result::Result<Update, Exclusion>,
+        start: Start,
+    ) -> Self {
+        let (scoring, gauntlet) = (&manifest.scoring, &manifest.gauntlet);
+        let is_new = standing.is_none_or(|standing| standing.windows < gauntlet.grace_windows);
+        let is_known = standing.is_some_and(|standing| standing.credit > gauntlet.credit_limit / 2.0);
+        let chance = Digest::of_parts("brigade inspect v1", &[&cutoff.0, &peer.0]).0;
+        let chance = u64::from_le_bytes(chance[..8].try_into().expect("8 of 32 bytes"));
+        let is_spared = is_known && !is_new && !chance.is_multiple_of(u64::from(scoring.inspect_every));
+        let least_merit = if is_new { scoring.newcomer_merit } else { scoring.least_merit };
+        Self { peer, update, start, least_merit, is_spared }
+    }
 }
 
 /// What was found of a candidate.
@@ -91,7 +117,7 @@ impl Exam<'_> {
                 .iter()
                 .copied()
                 .filter(|&n| self.candidates[n].update.is_ok())
-                .filter(|&n| gains[n].as_ref().is_none_or(|so_far| !self.is_decided(so_far, &gains)))
+                .filter(|&n| gains[n].as_ref().is_none_or(|so_far| !self.is_decided(n, so_far, &gains)))
                 .collect();
             if !self.measure_stage(trainer, stage, &left, &mut gains, &mut proceed)? {
                 is_sound = false;
@@ -190,22 +216,25 @@ impl Exam<'_> {
         Ok(stepped)
     }
 
-    /// Whether more sequences could hardly change that a candidate is thought well of. Whoever is not is measured on all of them.
-    fn is_decided(&self, gains: &Gains, all: &[Option<Gains>]) -> bool {
-        let is_clear = |measured: Option<Improvement>| {
-            measured.is_some_and(|found| found.mean > self.scoring.harm_sigmas * found.standard_error)
+    /// Whether more sequences could hardly change that candidate `n` is thought well of. Whoever is not is measured on all of them.
+    fn is_decided(&self, n: usize, gains: &Gains, all: &[Option<Gains>]) -> bool {
+        let at_least = |sigmas: f64, measured: Option<Improvement>| {
+            measured.is_some_and(|found| found.mean > sigmas * found.standard_error)
         };
-        is_clear(improvement(&gains.common))
-            && is_clear(self.merit(gains, all))
-            && trace(gains).is_some_and(|found| found.mean > SURE * found.standard_error)
+        let (gain, merit) = (improvement(&gains.common), self.merit(n, gains, all));
+        if self.candidates[n].is_spared {
+            return at_least(0.0, gain) && at_least(0.0, merit);
+        }
+        let sigmas = self.scoring.harm_sigmas;
+        at_least(sigmas, gain) && at_least(sigmas, merit) && at_least(SURE, trace(gains))
     }
 
-    /// What a candidate's gain exceeds the demanded share of the median gain by.
-    fn merit(&self, gains: &Gains, all: &[Option<Gains>]) -> Option<Improvement> {
+    /// What the gain of candidate `n` exceeds the demanded share of the median gain by.
+    fn merit(&self, n: usize, gains: &Gains, all: &[Option<Gains>]) -> Option<Improvement> {
         let means = all.iter().flatten().map(|gains| mean(&gains.common));
         let median = lower_median(means.filter(|mean| mean.is_finite())).max(0.0);
         let found = improvement(&gains.common)?;
-        Some(Improvement { mean: found.mean - self.scoring.least_merit * median, ..found })
+        Some(Improvement { mean: found.mean - self.candidates[n].least_merit * median, ..found })
     }
 
     /// Sequences that went through the model for candidate `n` alone.
@@ -239,7 +268,7 @@ impl Exam<'_> {
             return score;
         }
         (score.assigned, score.unassigned) = (improvement(&gains.own), improvement(&gains.common));
-        (score.merit, score.trace) = (self.merit(gains, all), trace(gains));
+        (score.merit, score.trace) = (self.merit(n, gains, all), trace(gains));
         score
     }
 }

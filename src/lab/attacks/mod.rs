@@ -7,12 +7,15 @@
 //! | `run` | one run under attack, through the real records, codec, checks, scores, judgement and merge |
 //! | `officials` | what the aggregator and the validators do in it |
 //! | `outcome` | what was seen of everybody, and the figures that follow |
+//! | `table`, `picture` | for a person |
 
 mod attack;
 mod deliver;
 mod officials;
 mod outcome;
+mod picture;
 mod run;
+mod table;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,11 +29,16 @@ use serde::Serialize;
 
 pub use attack::Attack;
 use outcome::Outcome;
+pub use picture::draw;
 use run::{Run, Setting, VALIDATORS, key};
+pub use table::table;
 
 use super::jobs;
 use super::text::Text;
 use crate::demo::plan;
+
+/// Numbers of sequences for which a row says how well they separate.
+const SEPARATED_BY: [usize; 4] = [1, 2, 4, 8];
 
 /// What to try.
 #[derive(Clone, Debug)]
@@ -82,6 +90,9 @@ pub struct Row {
     pub cheat_reward_share: f64,
     /// Sequences that went through a validator's model for a peer and a window.
     pub passes: f64,
+    /// By sequences measured: how surely the mean gain on so many tells an honest peer from a cheat of the same window (area under
+    /// the ROC curve).
+    pub separation: BTreeMap<usize, f64>,
     /// Why cheats were excluded, and how often.
     pub reasons: BTreeMap<String, u64>,
     /// Why the honest were, window by window.
@@ -198,6 +209,7 @@ fn row(options: &Options, setting: &Setting, outcome: &Outcome, alone: f64) -> R
         honest_updates: setting.honest as u64 * setting.windows,
         cheat_reward_share: outcome.cheat_reward_share(),
         passes: outcome.passes(),
+        separation: SEPARATED_BY.iter().filter_map(|&n| Some((n, outcome.separation(n)?))).collect(),
         reasons,
         blamed: outcome
             .blamed()

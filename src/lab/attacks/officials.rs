@@ -85,7 +85,9 @@ impl Run<'_> {
             let count = self.manifest.start_sequences();
             let sequences = self.peers.start(n, window, count)?;
             let start = Start { sequences, losses: pinned.start_losses.clone() };
-            candidates.push(Candidate { peer: pinned.peer, update: Ok(update.clone()), start });
+            let (peer, update) = (pinned.peer, Ok(update.clone()));
+            let standing = self.standings.iter().find(|standing| standing.peer == peer);
+            candidates.push(Candidate::new(self.manifest, cutoff.digest, standing, peer, update, start));
         }
         let stages = stages(&unassigned, &own, scoring.sequences as usize, length)?;
         let step = self.manifest.outer.learning_rate / candidates.len().max(1) as f32;

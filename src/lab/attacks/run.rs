@@ -49,7 +49,7 @@ pub(super) struct Run<'a> {
     /// Error feedback, by peer, and the aggregator's.
     feedback: Vec<Dense>,
     merged_feedback: Dense,
-    standings: Vec<Standing>,
+    pub(super) standings: Vec<Standing>,
     /// What every cheat has sent last.
     sent: Vec<Option<Dense>>,
     chance: ChaCha8Rng,

@@ -67,6 +67,7 @@ impl Validator {
             draw: Draw::Unassigned,
         };
         let unassigned = self.samples.draw(ticket, most).await?;
+        let standings = self.run.standings(open.record.window).await?;
         let (mut candidates, mut own) = (Vec::new(), Vec::new());
         let length = self.samples.sequence_length();
         let trained = manifest.training.inner_steps as usize * manifest.training.batch_size as usize;
@@ -80,11 +81,9 @@ impl Validator {
                 sequences: TokenBatch::new(first.concat(), first.len(), length)?,
                 losses: pinned.start_losses.clone(),
             };
-            candidates.push(Candidate {
-                peer: pinned.peer,
-                update: self.checked(open, pinned).await?,
-                start,
-            });
+            let (peer, update) = (pinned.peer, self.checked(open, pinned).await?);
+            let standing = standings.iter().find(|standing| standing.peer == peer);
+            candidates.push(Candidate::new(manifest, cutoff.digest, standing, peer, update, start));
         }
         Ok((candidates, stages(&unassigned, &own, manifest.scoring.sequences as usize, length)?))
     }
