@@ -2,12 +2,20 @@
 //!
 //! Every update is measured on sequences that nobody was assigned, the same for all, and on some that its own peer was. Work shows on
 //! both; that the peer worked on what it was assigned shows in the difference: what it trained on improves by more than its effect
-//! elsewhere, and the others' effect here, let expect.
+//! elsewhere, and the others' effect here, let expect. And a receipt's losses of θ show that its peer had it.
 
 use brigade_codec::Update;
-use brigade_protocol::gauntlet::lower_median;
-use brigade_protocol::{Exclusion, Improvement, PeerId, PeerScore, Reason, Scoring};
+use brigade_protocol::gauntlet::{Standing, lower_median};
+use brigade_protocol::{Digest, Exclusion, Improvement, Manifest, PeerId, PeerScore, Reason, Scoring};
 use brigade_trainer::{Result, TokenBatch, Trainer};
+
+/// What a receipt says of θ.
+pub(crate) struct Start {
+    /// The first sequences that the peer was assigned.
+    pub(crate) sequences: TokenBatch,
+    /// What it says that θ's losses on them are.
+    pub(crate) losses: Vec<f32>,
+}
 
 /// With no more updates than this, each is compared with the mean of all others; with more, all with the mean of all, in which one
 /// is hardly felt, and which is loaded once.
@@ -26,6 +34,40 @@ pub(crate) struct Candidate {
     pub(crate) peer: PeerId,
     /// The update, or why it cannot be read.
     pub(crate) update: std::result::Result<Update, Exclusion>,
+    pub(crate) start: Start,
+    /// The share of the median peer's improvement that is demanded of it.
+    least_merit: f64,
+    /// Whether it is known to work and not looked at closely in this window.
+    is_spared: bool,
+}
+
+impl Candidate {
+    /// What is demanded of `peer`, and how closely it is looked at, follows from its `standing` before the window. Whom it spares
+    /// nobody knows before the `cutoff`.
+    pub(crate) fn new(
+        manifest: &Manifest,
+        cutoff: Digest,
+        standing: Option<&Standing>,
+        peer: PeerId,
+        update: std::result::Result<Update, Exclusion>,
+        start: Start,
+    ) -> Self {
+        let (scoring, gauntlet) = (&manifest.scoring, &manifest.gauntlet);
+        let is_new = standing.is_none_or(|standing| standing.windows < gauntlet.grace_windows);
+        let is_known = standing.is_some_and(|standing| standing.credit > gauntlet.credit_limit / 2.0);
+        let chance = Digest::of_parts("brigade inspect v1", &[&cutoff.0, &peer.0]).0;
+        let chance = u64::from_le_bytes(chance[..8].try_into().expect("8 of 32 bytes"));
+        let is_spared = is_known && !is_new && !chance.is_multiple_of(u64::from(scoring.inspect_every));
+        let least_merit = if is_new { scoring.newcomer_merit } else { scoring.least_merit };
+        Self { peer, update, start, least_merit, is_spared }
+    }
+}
+
+/// What was found of a candidate.
+pub(crate) struct Measured {
+    pub(crate) score: PeerScore,
+    /// Improvements on the unassigned sequences, one by one, nats a token.
+    pub(crate) gains: Vec<f64>,
 }
 
 /// What a window's updates are measured with.
@@ -60,9 +102,14 @@ impl Exam<'_> {
         stages: &[Stage],
         first: usize,
         mut proceed: impl FnMut() -> bool,
-    ) -> Result<Vec<PeerScore>> {
+    ) -> Result<Vec<Measured>> {
         let count = self.candidates.len();
         let order: Vec<usize> = (0..count).map(|n| (n + first) % count).collect();
+        let mut gaps: Vec<Option<f64>> = vec![None; count];
+        trainer.load_parameters(self.theta)?;
+        for &n in order.iter().take_while(|_| proceed()) {
+            gaps[n] = self.candidates[n].start.gap(trainer)?;
+        }
         let mut gains: Vec<Option<Gains>> = vec![None; count];
         let mut is_sound = true;
         for stage in stages {
@@ -70,14 +117,22 @@ impl Exam<'_> {
                 .iter()
                 .copied()
                 .filter(|&n| self.candidates[n].update.is_ok())
-                .filter(|&n| gains[n].as_ref().is_none_or(|so_far| !self.is_decided(so_far, &gains)))
+                .filter(|&n| gains[n].as_ref().is_none_or(|so_far| !self.is_decided(n, so_far, &gains)))
                 .collect();
             if !self.measure_stage(trainer, stage, &left, &mut gains, &mut proceed)? {
                 is_sound = false;
                 break;
             }
         }
-        Ok((0..count).map(|n| self.score(n, gains[n].as_ref(), &gains, is_sound)).collect())
+        let measured = |n: usize| Measured {
+            score: PeerScore {
+                start_gap: gaps[n],
+                passes: self.passes(n, gaps[n].is_some(), gains[n].as_ref()),
+                ..self.score(n, gains[n].as_ref(), &gains, is_sound)
+            },
+            gains: gains[n].as_ref().map(|gains| gains.common.clone()).unwrap_or_default(),
+        };
+        Ok((0..count).map(measured).collect())
     }
 
     /// Adds the gains of a stage. False if θ has no loss on some of it, which is no update's fault.
@@ -161,22 +216,35 @@ impl Exam<'_> {
         Ok(stepped)
     }
 
-    /// Whether more sequences could hardly change that a candidate is thought well of. Whoever is not is measured on all of them.
-    fn is_decided(&self, gains: &Gains, all: &[Option<Gains>]) -> bool {
-        let is_clear = |measured: Option<Improvement>| {
-            measured.is_some_and(|found| found.mean > self.scoring.harm_sigmas * found.standard_error)
+    /// Whether more sequences could hardly change that candidate `n` is thought well of. Whoever is not is measured on all of them.
+    fn is_decided(&self, n: usize, gains: &Gains, all: &[Option<Gains>]) -> bool {
+        let at_least = |sigmas: f64, measured: Option<Improvement>| {
+            measured.is_some_and(|found| found.mean > sigmas * found.standard_error)
         };
-        is_clear(improvement(&gains.common))
-            && is_clear(self.merit(gains, all))
-            && trace(gains).is_some_and(|found| found.mean > SURE * found.standard_error)
+        let (gain, merit) = (improvement(&gains.common), self.merit(n, gains, all));
+        if self.candidates[n].is_spared {
+            return at_least(0.0, gain) && at_least(0.0, merit);
+        }
+        let sigmas = self.scoring.harm_sigmas;
+        at_least(sigmas, gain) && at_least(sigmas, merit) && at_least(SURE, trace(gains))
     }
 
-    /// What a candidate's gain exceeds the demanded share of the median gain by.
-    fn merit(&self, gains: &Gains, all: &[Option<Gains>]) -> Option<Improvement> {
+    /// What the gain of candidate `n` exceeds the demanded share of the median gain by.
+    fn merit(&self, n: usize, gains: &Gains, all: &[Option<Gains>]) -> Option<Improvement> {
         let means = all.iter().flatten().map(|gains| mean(&gains.common));
         let median = lower_median(means.filter(|mean| mean.is_finite())).max(0.0);
         let found = improvement(&gains.common)?;
-        Some(Improvement { mean: found.mean - self.scoring.least_merit * median, ..found })
+        Some(Improvement { mean: found.mean - self.candidates[n].least_merit * median, ..found })
+    }
+
+    /// Sequences that went through the model for candidate `n` alone.
+    fn passes(&self, n: usize, has_gap: bool, gains: Option<&Gains>) -> u32 {
+        let start = if has_gap { self.candidates[n].start.losses.len() } else { 0 };
+        let of = |gains: &Gains| {
+            let by_update = gains.own.len() + gains.common.len();
+            gains.own.len() + by_update + gains.own_by_reference.len() + gains.common_by_reference.len()
+        };
+        (start + gains.map_or(0, of)) as u32
     }
 
     fn score(&self, n: usize, gains: Option<&Gains>, all: &[Option<Gains>], is_sound: bool) -> PeerScore {
@@ -189,14 +257,10 @@ impl Exam<'_> {
             unassigned: None,
             merit: None,
             trace: None,
+            start_gap: None,
             passes: 0,
         };
         let Some(gains) = gains else { return score };
-        let passes = 2 * gains.own.len()
-            + gains.own_by_reference.len()
-            + gains.common.len()
-            + gains.common_by_reference.len();
-        score.passes = passes as u32;
         if !gains.own.iter().chain(&gains.common).all(|gain| gain.is_finite()) {
             // Only where θ itself has a loss is it the update that takes it away.
             let detail = "the loss is no number once the update is applied";
@@ -204,8 +268,18 @@ impl Exam<'_> {
             return score;
         }
         (score.assigned, score.unassigned) = (improvement(&gains.own), improvement(&gains.common));
-        (score.merit, score.trace) = (self.merit(gains, all), trace(gains));
+        (score.merit, score.trace) = (self.merit(n, gains, all), trace(gains));
         score
+    }
+}
+
+impl Start {
+    /// How far what is said is from the losses of the trainer's parameters, root mean square; nothing where those have none.
+    fn gap(&self, trainer: &Trainer) -> Result<Option<f64>> {
+        let found = trainer.losses(&self.sequences)?;
+        let squares = difference(&self.losses, &found).into_iter().map(|off| off * off);
+        let gap = (squares.sum::<f64>() / found.len() as f64).sqrt();
+        Ok(gap.is_finite().then_some(gap))
     }
 }
 

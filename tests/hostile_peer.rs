@@ -70,6 +70,7 @@ impl Liar {
             inner_steps: 2,
             tokens: 128,
             train_loss: 1.0,
+            start_losses: vec![1.0; self.run.manifest().start_sequences()],
             samples: Digest::default(),
             compute_seconds: 1.0,
         }

@@ -105,6 +105,7 @@ fn receipt() -> Receipt {
         inner_steps: 30,
         tokens: 11_796_480,
         train_loss: 3.25,
+        start_losses: vec![3.5; START_SEQUENCES],
         samples: Digest([7; 32]),
         compute_seconds: 1180.5,
     }

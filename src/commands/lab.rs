@@ -64,6 +64,12 @@ pub(super) struct AttackArgs {
     /// Shares of the peers that cheat.
     #[arg(long, value_delimiter = ',', default_value = "0,0.125,0.25,0.375,0.5")]
     fractions: Vec<f64>,
+    /// Write what was seen of every peer in every window of every run, a line of JSON each.
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Draw attacks against shares of cheats (SVG).
+    #[arg(long, value_name = "FILE")]
+    picture: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
@@ -146,49 +152,16 @@ fn attack(args: AttackArgs) -> anyhow::Result<()> {
         seeds: if args.quick { 1 } else { args.common.seeds },
         gauntlet: Gauntlet { rule: args.rule, ..Gauntlet::default() },
         jobs,
+        log: args.log,
     };
     let rows = super::runtime()?.block_on(attacks::run(&options))?;
+    if let Some(path) = &args.picture {
+        attacks::draw(path, &rows)?;
+    }
     let answer = if args.common.json {
         serde_json::to_string_pretty(&serde_json::json!({ "rows": rows }))?
     } else {
-        attack_table(&rows)
+        attacks::table(&rows)
     };
     super::answer(answer)
-}
-
-/// A line for each attack and share, over all seeds: the worst of them.
-fn attack_table(rows: &[attacks::Row]) -> String {
-    let mut lines = vec![
-        "| attack | share | loss ÷ honest alone, worst seed | windows to weight 0 | reward share | honest excluded | excluded for |"
-            .to_owned(),
-        "| --- | --- | --- | --- | --- | --- | --- |".to_owned(),
-    ];
-    let mut seen = Vec::new();
-    for row in rows {
-        let same = |other: &&attacks::Row| other.attack == row.attack && other.fraction == row.fraction;
-        if seen.contains(&(row.attack, row.fraction.to_bits())) {
-            continue;
-        }
-        seen.push((row.attack, row.fraction.to_bits()));
-        let group: Vec<&attacks::Row> = rows.iter().filter(same).collect();
-        let worst =
-            |of: &dyn Fn(&attacks::Row) -> f64| group.iter().map(|row| of(row)).fold(f64::MIN, f64::max);
-        let zero = worst(&|row| row.windows_to_zero_weight.map_or(f64::INFINITY, |windows| windows as f64));
-        let mut reasons: Vec<&str> =
-            group.iter().flat_map(|row| row.reasons.keys().map(String::as_str)).collect();
-        reasons.sort_unstable();
-        reasons.dedup();
-        lines.push(format!(
-            "| {} | {:.3} | {:.4} | {} | {:.1} % | {} of {} | {} |",
-            attacks::name(row.attack),
-            row.fraction,
-            worst(&|row| row.loss_ratio),
-            if zero.is_finite() { format!("{zero:.0}") } else { "never".to_owned() },
-            100.0 * worst(&|row| row.cheat_reward_share),
-            group.iter().map(|row| row.honest_excluded).sum::<u64>(),
-            group.iter().map(|row| row.honest_updates).sum::<u64>(),
-            reasons.join(", "),
-        ));
-    }
-    lines.join("\n")
 }

@@ -87,7 +87,7 @@ impl<'a> Bench<'a> {
                 let batches = batches.clone();
                 let training = model.call(move |trainer| -> anyhow::Result<_> {
                     let batches = batches.iter().map(Ok);
-                    let trained = train_window(trainer, &start, &training, number, batches, |_| true)?;
+                    let trained = train_window(trainer, &start, &training, number, 0, batches, |_| true)?;
                     trained.context("given up")?;
                     Ok(trainer.pseudo_gradient(start.tensors())?)
                 });

@@ -79,9 +79,18 @@ impl<'a> Peers<'a> {
         let batches = batches(&drawn, size, self.training.sequence_length as usize)?;
         let training = Training { inner_steps: steps, ..self.training.clone() };
         let trainer = &mut self.trainers[peer];
-        let trained = train_window(trainer, theta, &training, window, batches.iter().map(Ok), |_| true)?;
+        let trained = train_window(trainer, theta, &training, window, 0, batches.iter().map(Ok), |_| true)?;
         anyhow::ensure!(trained.is_some(), "given up, though nobody asked for it");
         Ok(trainer.pseudo_gradient(theta.tensors())?)
+    }
+
+    /// The first `count` sequences that `peer` is assigned in `window`.
+    ///
+    /// # Errors
+    /// As [`Text::draw`].
+    pub(super) fn start(&self, peer: usize, window: u64, count: usize) -> anyhow::Result<TokenBatch> {
+        let drawn = self.text.draw([self.seed, window, peer as u64], count)?;
+        Ok(TokenBatch::new(drawn.concat(), count, self.training.sequence_length as usize)?)
     }
 
     /// `count` of the sequences that `peer` is assigned in `window`, chosen by `seed`, or all of them.

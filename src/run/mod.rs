@@ -24,6 +24,7 @@ use brigade_codec::{
     Binding, CodeBits, CodecConfig, Delta, DeltaBinding, DeltaConfig, Frame, Layout, max_delta_bytes,
 };
 use brigade_protocol::checks::expect_digest;
+use brigade_protocol::gauntlet::Standing;
 use brigade_protocol::{
     Close, Cutoff, DatasetIndex, Digest, Envelope, Manifest, ObjectPin, Open, PeerId, Record, Roster, Signed,
     SigningKey, Verdict,
@@ -215,6 +216,16 @@ impl Run {
     /// As [`Run::open`].
     pub async fn verdict(&self, window: u64) -> anyhow::Result<Option<Signed<Verdict>>> {
         self.of_window(&RunKey::Verdict(window)).await
+    }
+
+    /// Everybody's standing before `window`, ordered by peer.
+    ///
+    /// # Errors
+    /// As [`Run::open`], and when the window before is not judged.
+    pub async fn standings(&self, window: u64) -> anyhow::Result<Vec<Standing>> {
+        let Some(before) = window.checked_sub(1) else { return Ok(Vec::new()) };
+        let verdict = self.verdict(before).await?;
+        Ok(verdict.with_context(|| format!("window {before} has no verdict"))?.record.standings)
     }
 
     /// The close of `window`, if it is there.

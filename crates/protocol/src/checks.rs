@@ -13,6 +13,8 @@ pub struct Expected<'a> {
     pub update_key: &'a str,
     /// Size that no honest update exceeds, in bytes.
     pub max_update_bytes: u64,
+    /// Sequences whose losses the receipt says.
+    pub start_sequences: usize,
 }
 
 impl Expected<'_> {
@@ -59,6 +61,10 @@ impl Expected<'_> {
         if said.update.key != self.update_key || !said.train_loss.is_finite() {
             return Err(bad(Error::refused("the receipt names another key, or a loss that is no number")));
         }
+        let losses = &said.start_losses;
+        if losses.len() != self.start_sequences || !losses.iter().all(|loss| loss.is_finite()) {
+            return Err(bad(Error::refused("start_losses are too few, too many, or no numbers")));
+        }
         Ok(receipt)
     }
 }
@@ -101,6 +107,7 @@ mod tests {
             inner_steps: 1,
             tokens: 1,
             train_loss: 1.0,
+            start_losses: vec![2.5, 3.5],
             samples: Digest([6; 32]),
             compute_seconds: 1.0,
         }
@@ -112,7 +119,7 @@ mod tests {
         let mut said = receipt(&open);
         change(&mut said);
         let bytes = Envelope::sign(said, &key).unwrap().0.to_bytes();
-        let expected = Expected { open: &open, update_key: "u", max_update_bytes: 100 };
+        let expected = Expected { open: &open, update_key: "u", max_update_bytes: 100, start_sequences: 2 };
         expected.check(key.peer_id(), &bytes, Timestamp(at)).map(drop).map_err(|exclusion| exclusion.reason)
     }
 
@@ -130,13 +137,15 @@ mod tests {
         assert_eq!(judge(|r| r.start_state_root = Digest([0; 32]), 1500), Err(Reason::WrongStart));
         assert_eq!(judge(|r| r.update.size = 101, 1500), Err(Reason::TooLarge));
         assert_eq!(judge(|r| r.update.key = "v".into(), 1500), Err(Reason::BadReceipt));
+        assert_eq!(judge(|r| r.start_losses.truncate(1), 1500), Err(Reason::BadReceipt));
+        assert_eq!(judge(|r| r.start_losses.push(1.0), 1500), Err(Reason::BadReceipt));
     }
 
     #[test]
     fn a_receipt_of_another_peer_is_refused() {
         let open = open();
         let bytes = Envelope::sign(receipt(&open), &SigningKey::from_seed(&[9; 32])).unwrap().0.to_bytes();
-        let expected = Expected { open: &open, update_key: "u", max_update_bytes: 100 };
+        let expected = Expected { open: &open, update_key: "u", max_update_bytes: 100, start_sequences: 2 };
         let victim = SigningKey::from_seed(&[8; 32]).peer_id();
         assert_eq!(expected.check(victim, &bytes, Timestamp(1500)).unwrap_err().reason, Reason::BadReceipt);
         assert_eq!(

@@ -276,11 +276,30 @@ pub struct Scoring {
     pub harm_sigmas: f64,
     /// The share of the median peer's improvement below which an update counts as idle.
     pub least_merit: f64,
+    /// The same for a newcomer, whose error feedback is still empty ([`Gauntlet::grace_windows`](crate::gauntlet::Gauntlet)).
+    pub newcomer_merit: f64,
+    /// A peer in good standing is measured on all sequences in one of so many windows, and as a rule on the first few in the others.
+    pub inspect_every: u32,
+    /// Of how many of its first sequences a receipt says what loss θ had; no more than a batch has.
+    pub start_sequences: u32,
+    /// How far from a validator's those losses may be, root mean square, nats a token: what other hardware and other kernels
+    /// make of the same θ.
+    pub start_tolerance: f64,
 }
 
 impl Default for Scoring {
     fn default() -> Self {
-        Self { sequences: 8, heldout_sequences: 64, max_sequences: 64, harm_sigmas: 3.0, least_merit: 0.25 }
+        Self {
+            sequences: 8,
+            heldout_sequences: 64,
+            max_sequences: 64,
+            harm_sigmas: 3.0,
+            least_merit: 0.25,
+            newcomer_merit: 0.05,
+            inspect_every: 3,
+            start_sequences: 4,
+            start_tolerance: 0.01,
+        }
     }
 }
 
@@ -322,6 +341,8 @@ impl Manifest {
             ("scoring.sequences", u64::from(self.scoring.sequences), 2, 1 << 20),
             ("scoring.heldout_sequences", u64::from(self.scoring.heldout_sequences), 1, 1 << 20),
             ("scoring.max_sequences", u64::from(self.scoring.max_sequences), 2, 1 << 20),
+            ("scoring.inspect_every", u64::from(self.scoring.inspect_every), 1, 1 << 20),
+            ("scoring.start_sequences", u64::from(self.scoring.start_sequences), 1, 64),
         ];
         for (field, value, low, high) in bounded {
             if !(low..=high).contains(&value) {
@@ -352,6 +373,8 @@ impl Manifest {
             ("outer.learning_rate", f64::from(o.learning_rate), 1e3),
             ("scoring.harm_sigmas", self.scoring.harm_sigmas, 1e6),
             ("scoring.least_merit", self.scoring.least_merit, 1.0),
+            ("scoring.newcomer_merit", self.scoring.newcomer_merit, self.scoring.least_merit),
+            ("scoring.start_tolerance", self.scoring.start_tolerance, 1e3),
         ];
         for (field, value, high) in rates {
             if !(0.0..=high).contains(&value) {
@@ -359,6 +382,11 @@ impl Manifest {
             }
         }
         Ok(())
+    }
+
+    /// Of how many sequences, the first of a window, a receipt says what loss θ had.
+    pub fn start_sequences(&self) -> usize {
+        self.scoring.start_sequences.min(self.training.batch_size) as usize
     }
 
     /// The entry of validator `id`.

@@ -169,6 +169,9 @@ pub struct Receipt {
     pub tokens: u64,
     /// Mean training loss over the inner steps, in nats a token.
     pub train_loss: f64,
+    /// Losses of the θ that training started from on the first of the sequences that were trained, nats a token
+    /// ([`Manifest::start_sequences`](crate::Manifest::start_sequences)). Who has another θ cannot know them.
+    pub start_losses: Vec<f32>,
     /// Digest of the sequences that were trained, in order.
     pub samples: Digest,
     /// Seconds of inner steps. The peer's own word; shown, not trusted.
@@ -254,6 +257,8 @@ pub struct Pinned {
     pub mirrored_at: Timestamp,
     /// SHA-256 of the hashes of the update's sections: what it says, whatever its header is bound to.
     pub content: Digest,
+    /// What the receipt says of the θ that training started from.
+    pub start_losses: Vec<f32>,
 }
 
 /// `windows/{w}/cutoff.json`: the updates that count. No byte enters a merge that is not pinned here.
@@ -300,6 +305,9 @@ pub struct PeerScore {
     /// expect: it was trained on them.
     #[serde(default)]
     pub trace: Option<Improvement>,
+    /// How far the losses of θ are from those in the receipt, root mean square, nats a token.
+    #[serde(default)]
+    pub start_gap: Option<f64>,
     /// Sequences that went through the model for this peer alone.
     #[serde(default)]
     pub passes: u32,

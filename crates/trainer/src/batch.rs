@@ -53,6 +53,16 @@ impl TokenBatch {
         self.sequences * self.sequence_length
     }
 
+    /// Its first sequences, `count` of them or all.
+    ///
+    /// # Errors
+    /// [`Error::Batch`] if `count` is zero.
+    pub fn first(&self, count: usize) -> Result<Self> {
+        let sequences = count.min(self.sequences);
+        let tokens = self.tokens[..sequences * (self.sequence_length + 1)].to_vec();
+        Self::new(tokens, sequences, self.sequence_length)
+    }
+
     /// What `rank` of `ranks` takes of the sequences.
     ///
     /// # Errors

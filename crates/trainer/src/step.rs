@@ -121,13 +121,22 @@ impl Trainer {
     }
 
     /// Mean cross-entropy of every sequence of `batch`, in nats per token; changes nothing. May be NaN if the
-    /// parameters are.
+    /// parameters are. Of several ranks each computes all of it: it is for a few sequences.
     ///
     /// # Errors
     /// [`Error::Batch`] or [`Error::Token`] if the batch does not fit the model.
     pub fn losses(&self, batch: &TokenBatch) -> Result<Vec<f32>> {
-        self.whole()?;
         self.check(batch)?;
+        self.lead(|| Command::Losses {
+            tokens: batch.tokens().to_vec(),
+            sequences: batch.sequences(),
+            sequence_length: batch.sequence_length(),
+        })?;
+        self.conclude(self.losses_own(batch))
+    }
+
+    /// The same on this rank, while all others do the same.
+    pub(crate) fn losses_own(&self, batch: &TokenBatch) -> Result<Vec<f32>> {
         let mut losses = Vec::with_capacity(batch.sequences());
         for ids in batch.micro_batches(self.micro_batch.unwrap_or(batch.sequences())) {
             let (inputs, targets) = ids.to_tensors(self.model.device)?;

@@ -48,8 +48,14 @@ impl Desk<'_> {
         Ok(Update::parse(file.to_vec(), self.layout, &self.codec, &self.binding(peer))?.decode()?)
     }
 
-    /// An update with an honest receipt, written `order` seconds after the opening.
-    pub(super) fn deliver(&self, key: &SigningKey, update: Vec<u8>, order: u64) -> anyhow::Result<Delivery> {
+    /// An update with a receipt, written `order` seconds after the opening.
+    pub(super) fn deliver(
+        &self,
+        key: &SigningKey,
+        update: Vec<u8>,
+        start_losses: Vec<f32>,
+        order: u64,
+    ) -> anyhow::Result<Delivery> {
         let (peer, open) = (key.peer_id(), &self.open.record);
         let frame = brigade_codec::Frame::digest_in(&update, self.layout).unwrap_or_default();
         let receipt = Receipt {
@@ -66,6 +72,7 @@ impl Desk<'_> {
             inner_steps: 1,
             tokens: 1,
             train_loss: 1.0,
+            start_losses,
             samples: Digest([0; 32]),
             compute_seconds: 1.0,
         };

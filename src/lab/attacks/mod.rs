@@ -6,14 +6,23 @@
 //! | `deliver` | what each sends |
 //! | `run` | one run under attack, through the real records, codec, checks, scores, judgement and merge |
 //! | `cheat` | the same cheats as miners of a real run |
+//! | `officials` | what the aggregator and the validators do in it |
+//! | `outcome` | what was seen of everybody, and the figures that follow |
+//! | `table`, `picture` | for a person |
 
 mod attack;
 mod cheat;
 mod deliver;
+mod officials;
+mod outcome;
+mod picture;
 mod run;
+mod table;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use brigade_protocol::gauntlet::Gauntlet;
@@ -22,11 +31,17 @@ use serde::Serialize;
 
 pub use attack::Attack;
 pub(crate) use cheat::{Cheat, Stage};
-use run::{Outcome, Run, Setting, VALIDATORS, key};
+use outcome::Outcome;
+pub use picture::draw;
+use run::{Run, Setting, VALIDATORS, key};
+pub use table::table;
 
 use super::jobs;
 use super::text::Text;
 use crate::demo::plan;
+
+/// Numbers of sequences for which a row says how well they separate.
+const SEPARATED_BY: [usize; 4] = [1, 2, 4, 8];
 
 /// What to try.
 #[derive(Clone, Debug)]
@@ -49,6 +64,8 @@ pub struct Options {
     pub gauntlet: Gauntlet,
     /// Runs at the same time.
     pub jobs: usize,
+    /// A file for all that was seen: a line of JSON for every peer and window of every run.
+    pub log: Option<PathBuf>,
 }
 
 /// One attack by one share of the peers with one seed.
@@ -76,6 +93,9 @@ pub struct Row {
     pub cheat_reward_share: f64,
     /// Sequences that went through a validator's model for a peer and a window.
     pub passes: f64,
+    /// By sequences measured: how surely the mean gain on so many tells an honest peer from a cheat of the same window (area under
+    /// the ROC curve).
+    pub separation: BTreeMap<usize, f64>,
     /// Why cheats were excluded, and how often.
     pub reasons: BTreeMap<String, u64>,
     /// Why the honest were, window by window.
@@ -87,7 +107,7 @@ pub struct Row {
 /// # Errors
 /// When there is no text, or the model does not fit into memory.
 pub async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
-    let terms = plan::terms(&options.model, options.peers as u32, options.windows);
+    let terms = terms(options);
     let length = terms.training.sequence_length as usize;
     let text = Text::open(&options.data, length, terms.scoring.heldout_sequences as usize).await?;
     let manifest = manifest(options, &terms, text.vocab_size)?;
@@ -117,6 +137,9 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
             Run::new(&manifest, &text, *setting)?.run(|| bar.inc(1)).with_context(what)
         })
     })?;
+    if let Some(path) = &options.log {
+        write_log(path, &settings, &outcomes).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     Ok(settings
         .iter()
         .zip(&outcomes)
@@ -131,6 +154,40 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
         .collect())
 }
 
+/// A line of the log.
+#[derive(Serialize)]
+struct Line<'a> {
+    attack: Option<Attack>,
+    honest: usize,
+    cheaters: usize,
+    seed: u64,
+    #[serde(flatten)]
+    seen: &'a outcome::Seen,
+}
+
+/// Those of the demo; but four steps, which the demo's tests make do with, train nobody enough to leave a trace.
+fn terms(options: &Options) -> plan::Terms {
+    let mut terms = plan::terms(&options.model, options.peers as u32, options.windows);
+    let training = &mut terms.training;
+    let steps = training.inner_steps.max(12);
+    training.warmup_steps = training.warmup_steps / u64::from(training.inner_steps) * u64::from(steps);
+    training.decay_steps = training.decay_steps / u64::from(training.inner_steps) * u64::from(steps);
+    training.inner_steps = steps;
+    terms
+}
+
+fn write_log(path: &Path, settings: &[Setting], outcomes: &[Outcome]) -> anyhow::Result<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    for (setting, outcome) in settings.iter().zip(outcomes) {
+        let &Setting { attack, honest, cheats: cheaters, seed, .. } = setting;
+        for seen in &outcome.seen {
+            serde_json::to_writer(&mut file, &Line { attack, honest, cheaters, seed, seen })?;
+            file.write_all(b"\n")?;
+        }
+    }
+    Ok(file.flush()?)
+}
+
 /// What a row calls an attack.
 #[must_use]
 pub fn name(attack: Option<Attack>) -> String {
@@ -139,7 +196,7 @@ pub fn name(attack: Option<Attack>) -> String {
 
 fn row(options: &Options, setting: &Setting, outcome: &Outcome, alone: f64) -> Row {
     let mut reasons = BTreeMap::new();
-    for (_, reason) in &outcome.reasons {
+    for reason in outcome.reasons() {
         *reasons.entry(format!("{reason:?}")).or_insert(0) += 1;
     }
     let rule = serde_json::to_value(options.gauntlet.rule).ok();
@@ -150,15 +207,15 @@ fn row(options: &Options, setting: &Setting, outcome: &Outcome, alone: f64) -> R
         seed: setting.seed,
         loss: outcome.loss,
         loss_ratio: outcome.loss / alone,
-        windows_to_zero_weight: outcome.windows_to_zero_weight,
-        honest_excluded: outcome.blamed.len() as u64,
+        windows_to_zero_weight: outcome.windows_to_zero_weight(),
+        honest_excluded: outcome.blamed().count() as u64,
         honest_updates: setting.honest as u64 * setting.windows,
-        cheat_reward_share: outcome.cheat_reward_share,
-        passes: outcome.passes,
+        cheat_reward_share: outcome.cheat_reward_share(),
+        passes: outcome.passes(),
+        separation: SEPARATED_BY.iter().filter_map(|&n| Some((n, outcome.separation(n)?))).collect(),
         reasons,
         blamed: outcome
-            .blamed
-            .iter()
+            .blamed()
             .map(|(window, blamed)| format!("window {window}: {:?}, {}", blamed.reason, blamed.detail))
             .collect(),
     }

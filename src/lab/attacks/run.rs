@@ -5,24 +5,20 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use brigade_codec::{CodecConfig, Delta, DeltaBinding, DeltaConfig, Layout, Update, gram, merge};
-use brigade_protocol::checks::Expected;
 use brigade_protocol::gauntlet::{Case, Gram, Judgement, Standing, judge};
-use brigade_protocol::{
-    Cutoff, Digest, Envelope, Exclusion, Improvement, Manifest, Open, Parameters, PeerId, Pinned, Reason,
-    Receipt, Scores, Signed, SigningKey, Timestamp,
-};
+use brigade_protocol::{Manifest, Open, Parameters, PeerId, Signed, SigningKey};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng as _;
 
 use super::attack::Attack;
-use super::deliver::{Delivery, Dense, Desk, Sight, forged, update_key};
+use super::deliver::{Delivery, Dense, Desk, Sight, forged};
+use super::outcome::{Outcome, Seen};
 use crate::lab::peers::{Peers, Work};
 use crate::lab::text::Text;
-use crate::roles::validator::score::stages;
-use crate::scoring::{Candidate, Exam};
+use crate::scoring::Measured;
 
 /// The number of the stream that belongs to nobody; peers' streams have their own numbers, foreign ones lie beyond.
-const NOBODY: u64 = 1 << 20;
+pub(super) const NOBODY: u64 = 1 << 20;
 
 /// The signing key of number `n`; validators are at 200 and up.
 pub(super) fn key(n: usize) -> SigningKey {
@@ -42,35 +38,18 @@ pub(super) struct Setting {
     pub(super) windows: u64,
 }
 
-/// What came of it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Outcome {
-    /// Held-out loss at the end, nats a token.
-    pub(super) loss: f64,
-    /// Windows from the first cheat until no cheat has any weight again; `None` if that never happens.
-    pub(super) windows_to_zero_weight: Option<u64>,
-    /// Why updates of the honest were excluded, in the order of windows.
-    pub(super) blamed: Vec<(u64, Exclusion)>,
-    /// Share of all weights from the first cheat on that cheats got.
-    pub(super) cheat_reward_share: f64,
-    /// Sequences that went through the model for a peer and a window, on average.
-    pub(super) passes: f64,
-    /// Why updates of cheats were excluded, in the order of windows.
-    pub(super) reasons: Vec<(u64, Reason)>,
-}
-
 pub(super) struct Run<'a> {
-    manifest: &'a Manifest,
-    text: &'a Text,
-    setting: Setting,
-    layout: Layout,
-    peers: Peers<'a>,
-    theta: Arc<Parameters>,
-    theta_before: Arc<Parameters>,
+    pub(super) manifest: &'a Manifest,
+    pub(super) text: &'a Text,
+    pub(super) setting: Setting,
+    pub(super) layout: Layout,
+    pub(super) peers: Peers<'a>,
+    pub(super) theta: Arc<Parameters>,
+    pub(super) theta_before: Arc<Parameters>,
     /// Error feedback, by peer, and the aggregator's.
     feedback: Vec<Dense>,
     merged_feedback: Dense,
-    standings: Vec<Standing>,
+    pub(super) standings: Vec<Standing>,
     /// What every cheat has sent last.
     sent: Vec<Option<Dense>>,
     chance: ChaCha8Rng,
@@ -102,59 +81,37 @@ impl<'a> Run<'a> {
     }
 
     /// # Errors
-    /// When training diverges, which is an outcome of the run too: the loss is then no number.
+    /// When something fails that is no outcome. That training diverges is one: the run ends there, and its loss is no number.
     pub(super) fn run(mut self, mut passed: impl FnMut()) -> anyhow::Result<Outcome> {
-        let mut outcome = Outcome::default();
-        let begins = self.setting.attack.map_or(0, Attack::begins);
-        let (mut cheats, mut all, mut zero_since, mut passes, mut measured) = (0.0, 0.0, None, 0_u64, 0_u64);
+        let mut outcome = Outcome {
+            loss: f64::NAN,
+            begins: self.setting.attack.map_or(0, Attack::begins),
+            due: usize::from(matches!(self.setting.attack, Some(Attack::Colluders | Attack::SybilSplit))),
+            seen: Vec::new(),
+        };
         for window in 0..self.setting.windows {
-            let (judgement, spent) = self.window(window)?;
-            passes += spent;
-            measured += judgement.standings.iter().filter(|standing| standing.is_scored).count() as u64;
-            for exclusion in &judgement.excluded {
-                match self.number(&exclusion.peer) {
-                    Some(n) if n < self.setting.honest => outcome.blamed.push((window, exclusion.clone())),
-                    _ => outcome.reasons.push((window, exclusion.reason)),
-                }
+            match self.window(window) {
+                Ok(seen) => outcome.seen.extend(seen),
+                Err(error) if is_divergence(&error) => return Ok(outcome),
+                Err(error) => return Err(error),
             }
-            let weight: f64 = judgement
-                .standings
-                .iter()
-                .filter(|standing| self.number(&standing.peer).is_none_or(|n| self.is_paid_for_nothing(n)))
-                .map(|standing| standing.weight)
-                .sum();
-            if window >= begins {
-                cheats += weight;
-                all += judgement.standings.iter().map(|standing| standing.weight).sum::<f64>();
-                zero_since = if weight > 0.0 { None } else { zero_since.or(Some(window)) };
-            }
-            self.standings = judgement.standings;
             passed();
         }
-        outcome.windows_to_zero_weight = zero_since.map(|since| since - begins);
-        outcome.cheat_reward_share = if all > 0.0 { cheats / all } else { 0.0 };
-        outcome.passes = passes as f64 / measured.max(1) as f64;
         outcome.loss = self.peers.measure(&self.theta)?;
         Ok(outcome)
     }
 
-    fn number(&self, peer: &PeerId) -> Option<usize> {
+    pub(super) fn number(&self, peer: &PeerId) -> Option<usize> {
         (0..self.setting.honest + self.setting.cheats).find(|&n| key(n).peer_id() == *peer)
     }
 
-    /// Whether number `n` cheats. Of colluders the first has done the work that all send.
-    fn is_paid_for_nothing(&self, n: usize) -> bool {
-        let first = self.setting.honest + usize::from(self.setting.attack == Some(Attack::Colluders));
-        n >= first
-    }
-
-    /// One window. Also tells how many sequences the validator spent on it.
-    fn window(&mut self, window: u64) -> anyhow::Result<(Judgement, u64)> {
+    /// One window, and what was seen of everybody in it.
+    fn window(&mut self, window: u64) -> anyhow::Result<Vec<Seen>> {
         let open = self.open(window)?;
         let (start, theta) = (self.theta.root(), Arc::clone(&self.theta));
         let deliveries = self.deliveries(&open, window)?;
         let (cutoff, updates) = self.cutoff(&open, deliveries)?;
-        let (scores, spent) = self.scores(&cutoff, &updates, window)?;
+        let (scores, measured) = self.scores(&cutoff, &updates, window)?;
         let of: Vec<&Update> = updates.iter().collect();
         let gram = Gram::new(gram(&of)?).context("products that are no numbers")?;
         let case = Case {
@@ -183,26 +140,38 @@ impl<'a> Run<'a> {
             delta.apply(Arc::make_mut(&mut self.theta).tensors_mut())?;
         }
         self.theta_before = theta;
-        Ok((judgement, spent))
+        let count = self.setting.honest + self.setting.cheats;
+        let seen = (0..count).map(|n| self.seen(n, window, &judgement, &measured)).collect();
+        self.standings = judgement.standings;
+        Ok(seen)
     }
 
-    fn open(&mut self, window: u64) -> anyhow::Result<Signed<Open>> {
-        let opened_at = Timestamp(1_000_000 * (window + 1));
-        let open = Open {
-            run: Digest([1; 32]),
+    fn seen(&self, n: usize, window: u64, judgement: &Judgement, measured: &[Measured]) -> Seen {
+        let peer = key(n).peer_id();
+        let excluded = judgement.excluded.iter().find(|exclusion| exclusion.peer == peer).cloned();
+        let standing = judgement.standings.iter().find(|standing| standing.peer == peer);
+        let measured = measured.iter().find(|measured| measured.score.peer == peer);
+        let gain = measured.and_then(|measured| measured.score.unassigned);
+        let trace = measured.and_then(|measured| measured.score.trace);
+        Seen {
             window,
-            epoch: 0,
-            previous_close: None,
-            seed: Digest::of(window.to_le_bytes()),
-            opened_at,
-            deadline: Timestamp(opened_at.0 + 500_000),
-            roster: Digest([2; 32]),
-            state_root: self.theta.root(),
-        };
-        Ok(Envelope::sign(open, &key(VALIDATORS[0]))?.1)
+            peer: n,
+            cheats: n >= self.setting.honest,
+            gain: gain.map(|gain| gain.mean),
+            gain_error: gain.map(|gain| gain.standard_error),
+            trace: trace.map(|trace| trace.mean),
+            trace_error: trace.map(|trace| trace.standard_error),
+            start_gap: measured.and_then(|measured| measured.score.start_gap),
+            passes: measured.map_or(0, |measured| measured.score.passes),
+            excluded,
+            credit: standing.map_or(0.0, |standing| standing.credit),
+            skill: standing.map_or(0.0, |standing| standing.rating.ordinal()),
+            weight: standing.map_or(0.0, |standing| standing.weight),
+            gains: measured.map(|measured| measured.gains.clone()).unwrap_or_default(),
+        }
     }
 
-    fn codec(&self) -> CodecConfig {
+    pub(super) fn codec(&self) -> CodecConfig {
         let compression = &self.manifest.compression;
         CodecConfig {
             top_k: compression.top_k,
@@ -221,7 +190,8 @@ impl<'a> Run<'a> {
             let delta = self.peers.work(n, window, &theta, Work::default())?;
             let update = desk.compress(key(n).peer_id(), &delta, &mut self.feedback[n])?;
             honest.push(desk.values(key(n).peer_id(), &update)?);
-            deliveries.push(desk.deliver(&key(n), update, n as u64 + 1)?);
+            let start_losses = self.start_losses(n, window, &theta)?;
+            deliveries.push(desk.deliver(&key(n), update, start_losses, n as u64 + 1)?);
         }
         let Some(attack) = self.setting.attack else { return Ok(deliveries) };
         // What the first of the cheats has made, for those who share it.
@@ -245,9 +215,21 @@ impl<'a> Run<'a> {
             };
             self.sent[number] = Some(desk.values(peer, &update)?);
             let order = if attack == Attack::Late { 501 } else { 100 + number as u64 };
-            deliveries.push(spoilt(attack, window, desk.deliver(&key(n), update, order)?));
+            // Whoever has the window's θ can say what its losses are, whatever it sends.
+            let is_stale = attack == Attack::StaleStart;
+            let theta = Arc::clone(if is_stale { &self.theta_before } else { &self.theta });
+            let start_losses = self.start_losses(n, window, &theta)?;
+            let delivery = desk.deliver(&key(n), update, start_losses, order)?;
+            deliveries.push(spoilt(attack, window, delivery));
         }
         Ok(deliveries)
+    }
+
+    fn start_losses(&mut self, n: usize, window: u64, theta: &Parameters) -> anyhow::Result<Vec<f32>> {
+        let first = self.peers.start(n, window, self.manifest.start_sequences())?;
+        let trainer = self.peers.trainer();
+        trainer.load_parameters(theta.tensors())?;
+        Ok(trainer.losses(&first)?)
     }
 
     /// The honest update of cheat `number`, file and values, if its cheat needs one.
@@ -295,109 +277,10 @@ impl<'a> Run<'a> {
         }
         Ok(Some((file, values)))
     }
-
-    /// The fast checks and the decoder, as the aggregator has them.
-    fn cutoff(
-        &self,
-        open: &Signed<Open>,
-        deliveries: Vec<Delivery>,
-    ) -> anyhow::Result<(Signed<Cutoff>, Vec<Update>)> {
-        let codec = self.codec();
-        let key_of_update = update_key(open.record.window);
-        let max_update_bytes = brigade_codec::max_update_bytes(&self.layout, &codec);
-        let expected = Expected { open, update_key: &key_of_update, max_update_bytes };
-        let desk = Desk { layout: &self.layout, codec, open };
-        let (mut pinned, mut excluded) = (Vec::new(), Vec::new());
-        for delivery in deliveries {
-            match admit(&expected, &desk, delivery) {
-                Ok(both) => pinned.push(both),
-                Err(exclusion) => excluded.push(exclusion),
-            }
-        }
-        pinned.sort_by_key(|(pinned, _)| pinned.peer);
-        let (pinned, updates): (Vec<Pinned>, Vec<Update>) = pinned.into_iter().unzip();
-        let cutoff = Cutoff {
-            run: open.record.run,
-            window: open.record.window,
-            epoch: 0,
-            open: open.digest,
-            cut_at: open.record.deadline,
-            pinned,
-            excluded,
-        };
-        Ok((Envelope::sign(cutoff, &key(VALIDATORS[0]))?.1, updates))
-    }
-
-    /// What three validators say. Two of them measure the same, so it is measured once.
-    fn scores(
-        &mut self,
-        cutoff: &Signed<Cutoff>,
-        updates: &[Update],
-        window: u64,
-    ) -> anyhow::Result<(Vec<Signed<Scores>>, u64)> {
-        let scoring = &self.manifest.scoring;
-        let (most, length) =
-            (scoring.max_sequences as usize, self.manifest.training.sequence_length as usize);
-        let unassigned = self.text.draw([self.setting.seed, window, NOBODY], most)?;
-        let peers: Vec<PeerId> = cutoff.record.pinned.iter().map(|pinned| pinned.peer).collect();
-        let own: Vec<Vec<Vec<u32>>> = peers
-            .iter()
-            .map(|peer| {
-                self.peers.assigned(self.number(peer).unwrap_or_default(), window, most, cutoff.digest)
-            })
-            .collect::<anyhow::Result<_>>()?;
-        let candidates: Vec<Candidate> = peers
-            .iter()
-            .zip(updates)
-            .map(|(peer, update)| Candidate { peer: *peer, update: Ok(update.clone()) })
-            .collect();
-        let stages = stages(&unassigned, &own, scoring.sequences as usize, length)?;
-        let step = self.manifest.outer.learning_rate / candidates.len().max(1) as f32;
-        let theta = Arc::clone(&self.theta);
-        let exam = Exam { scoring, theta: theta.tensors(), step, candidates: &candidates };
-        let measured = exam.measure(self.peers.trainer(), &stages, 0, || true)?;
-        let spent = measured.iter().map(|score| u64::from(score.passes)).sum();
-        let honest =
-            Scores { run: cutoff.record.run, window, cutoff: cutoff.digest, scores: measured, seconds: 0.0 };
-        let mut liar = honest.clone();
-        if self.setting.attack == Some(Attack::LyingValidator) {
-            for score in &mut liar.scores {
-                let is_cheat = self.number(&score.peer).is_none_or(|n| n >= self.setting.honest);
-                let mean = if is_cheat { 10.0 } else { -10.0 };
-                let lie = Some(Improvement { mean, standard_error: 1e-3, sequences: 64 });
-                (score.unassigned, score.merit, score.trace) = (lie, lie, lie);
-            }
-        }
-        let signed = [honest.clone(), honest, liar].into_iter().zip(VALIDATORS);
-        let signed = signed.map(|(scores, n)| Ok(Envelope::sign(scores, &key(n))?.1));
-        Ok((signed.collect::<anyhow::Result<_>>()?, spent))
-    }
 }
 
-/// A delivery through the fast checks and the decoder.
-fn admit(
-    expected: &Expected<'_>,
-    desk: &Desk<'_>,
-    delivery: Delivery,
-) -> Result<(Pinned, Update), Exclusion> {
-    let Delivery { peer, update, receipt, received_at } = delivery;
-    let receipt: Signed<Receipt> = expected.check(peer, &receipt, received_at)?;
-    let promised = receipt.record.update;
-    if promised.sha256 != Digest::of(&update) || promised.size != update.len() as u64 {
-        return Err(Exclusion::new(peer, Reason::Unavailable, "another file than the receipt names"));
-    }
-    let update = Update::parse(update, desk.layout, &desk.codec, &desk.binding(peer))
-        .map_err(|error| Exclusion::new(peer, Reason::Malformed, error))?;
-    let pinned = Pinned {
-        peer,
-        update: promised,
-        etag: String::new(),
-        receipt: receipt.digest,
-        received_at,
-        mirrored_at: Timestamp(received_at.0 + 500),
-        content: Digest(update.frame().content()),
-    };
-    Ok((pinned, update))
+fn is_divergence(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(brigade_trainer::Error::NotFinite { .. })))
 }
 
 /// What becomes of a delivery on its way, if that is the cheat.

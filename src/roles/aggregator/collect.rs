@@ -64,7 +64,8 @@ impl Aggregator {
 
     fn expected<'a>(&self, open: &'a Signed<Open>, key: &'a str) -> Expected<'a> {
         let max_update_bytes = max_update_bytes(self.run.layout(), &self.run.codec());
-        Expected { open, update_key: key, max_update_bytes }
+        let start_sequences = self.run.manifest().start_sequences();
+        Expected { open, update_key: key, max_update_bytes, start_sequences }
     }
 
     /// What an aggregator before this one has mirrored already.
@@ -94,6 +95,7 @@ impl Aggregator {
             received_at,
             mirrored_at: object.meta.last_modified,
             content: Digest(parsed.frame().content()),
+            start_losses: receipt.record.start_losses.clone(),
         }))
     }
 
@@ -223,6 +225,7 @@ impl Fetched {
             received_at: self.received_at,
             mirrored_at,
             content: self.content,
+            start_losses: self.receipt.record.start_losses.clone(),
         }
     }
 }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use brigade_bucket::Bucket;
 use brigade_bucket::keys::{PeerFile, PeerKey, RunKey};
 use brigade_codec::Update;
-use brigade_protocol::gauntlet::{Case, Gram, Standing, judge};
+use brigade_protocol::gauntlet::{Case, Gram, judge};
 use brigade_protocol::{
     Cutoff, Envelope, Join, Member, PeerId, Record as _, Role, Roster, Scores, Signed, Timestamp, Verdict,
 };
@@ -34,7 +34,7 @@ impl Aggregator {
         }
         let heard = if updates.is_empty() { Vec::new() } else { self.hear(cutoff, roster).await? };
         let (envelopes, scores): (Vec<_>, Vec<_>) = heard.into_iter().unzip();
-        let previous = self.standings(window).await?;
+        let previous = self.run.standings(window).await?;
         let gram = products(cutoff, updates)?;
         let case = Case {
             manifest: self.run.manifest(),
@@ -56,13 +56,6 @@ impl Aggregator {
         };
         self.fence.check().await?;
         self.run.create(&RunKey::Verdict(window), verdict, self.identity.signing()).await
-    }
-
-    /// Everybody's standing before `window`.
-    async fn standings(&self, window: u64) -> anyhow::Result<Vec<Standing>> {
-        let Some(before) = window.checked_sub(1) else { return Ok(Vec::new()) };
-        let verdict = self.run.verdict(before).await?;
-        Ok(verdict.with_context(|| format!("window {before} is closed without a verdict"))?.record.standings)
     }
 
     /// The scores of every validator on the roster that speaks in time.

@@ -78,6 +78,7 @@ impl Miner {
             inner_steps: self.run.manifest().training.inner_steps,
             tokens: trained.tokens,
             train_loss: trained.loss,
+            start_losses: trained.start_losses.clone(),
             samples,
             compute_seconds: trained.seconds,
         }

@@ -290,9 +290,10 @@ impl Miner {
         let theta = Arc::clone(&task.theta);
         let (clock, shutdown, watch) =
             (self.run.bucket().clock(), self.pace.shutdown.clone(), self.watch.clone());
+        let start = self.run.manifest().start_sequences();
         let trained = self.model.call(move |trainer| -> anyhow::Result<_> {
             Watch::begin(trainer);
-            let trained = train_window(trainer, &theta, &training, window, feed, |event| {
+            let trained = train_window(trainer, &theta, &training, window, start, feed, |event| {
                 event.into_iter().for_each(|event| watch.step(event));
                 !shutdown.is_requested() && (again || clock.now().is_none_or(|now| now <= deadline))
             })?;

@@ -25,6 +25,8 @@ pub(crate) struct Task {
 pub(crate) struct Trained {
     /// Mean loss over the inner steps, nats a token.
     pub(crate) loss: f64,
+    /// Losses of θ, before the first step, on the first sequences.
+    pub(crate) start_losses: Vec<f32>,
     /// Mean gradient norm over the inner steps, before clipping.
     pub(crate) grad_norm: f64,
     /// Inner steps.
@@ -75,7 +77,7 @@ fn remedy_of_torch(text: &str) -> &'static str {
 /// Trains one window: a step a batch, from `theta`, at the learning rates of `window`.
 ///
 /// `proceed` is asked before every step and told of the step before; when it says no, the window is given up and
-/// nothing comes back.
+/// nothing comes back. The losses of θ are measured on the first `start` sequences, before they are trained on.
 ///
 /// # Errors
 /// [`StepFailed`], with a loss that is no number among its causes; those of `batches`, and when they end early.
@@ -84,6 +86,7 @@ pub(crate) fn train_window<B: Borrow<TokenBatch>>(
     theta: &Arc<Parameters>,
     training: &Training,
     window: u64,
+    start: usize,
     batches: impl IntoIterator<Item = anyhow::Result<B>>,
     mut proceed: impl FnMut(Option<Event>) -> bool,
 ) -> anyhow::Result<Option<Trained>> {
@@ -104,6 +107,10 @@ pub(crate) fn train_window<B: Borrow<TokenBatch>>(
             anyhow::bail!("the window's batches end after {done} of {} steps", training.inner_steps);
         };
         let waited = started.elapsed().as_secs_f64();
+        if done == 0 && start > 0 {
+            let losses = batch.borrow().first(start).and_then(|first| trainer.losses(&first));
+            sums.start_losses = losses.map_err(|error| failed(trainer, done, error))?;
+        }
         let step = window * u64::from(training.inner_steps) + u64::from(done);
         let stats = trainer
             .inner_step(batch.borrow(), training.learning_rate_at(step))
@@ -133,6 +140,7 @@ struct Sums {
     tokens: u64,
     waited: f64,
     steps: Vec<f64>,
+    start_losses: Vec<f32>,
 }
 
 impl Sums {
@@ -148,7 +156,7 @@ impl Sums {
         self.steps.iter().sum()
     }
 
-    fn trained(&self) -> Trained {
+    fn trained(self) -> Trained {
         let (steps, seconds) = (self.steps.len(), self.seconds());
         Trained {
             loss: self.loss / steps.max(1) as f64,
@@ -157,6 +165,7 @@ impl Sums {
             tokens: self.tokens,
             seconds,
             step_seconds: median(&self.steps),
+            start_losses: self.start_losses,
             data_wait_share: if seconds > 0.0 { self.waited / seconds } else { 0.0 },
         }
     }
@@ -198,7 +207,9 @@ mod tests {
         theta.tensors_mut()[0][0] = f32::NAN;
         let batches = [batch(), batch()];
         let outcome =
-            train_window(&mut trainer, &Arc::new(theta), &training(2), 7, batches.iter().map(Ok), |_| true);
+            train_window(&mut trainer, &Arc::new(theta), &training(2), 7, 0, batches.iter().map(Ok), |_| {
+                true
+            });
         let error = format!("{:#}", outcome.err().unwrap());
         assert!(error.starts_with("window 7, step 1 on the CPU (training diverges"), "{error}");
         assert!(error.ends_with("loss is NaN; the step was not taken"), "{error}");
@@ -209,7 +220,8 @@ mod tests {
         let (mut trainer, model) = trainer();
         let theta = Arc::new(Parameters::initialise(&model, &[1; 32]));
         let batches = [batch()];
-        let outcome = train_window(&mut trainer, &theta, &training(2), 0, batches.iter().map(Ok), |_| true);
+        let outcome =
+            train_window(&mut trainer, &theta, &training(2), 0, 0, batches.iter().map(Ok), |_| true);
         assert!(outcome.err().unwrap().to_string().contains("after 1 of 2 steps"));
     }
 

@@ -13,7 +13,7 @@ use brigade_trainer::TokenBatch;
 use super::{MEASURE_BATCH, Validator};
 use crate::roles::samples::{Ticket, batches};
 use crate::run::replica::Replica;
-use crate::scoring::{Candidate, Exam, Stage};
+use crate::scoring::{Candidate, Exam, Stage, Start};
 
 /// The share of the time for scores that is spent on measuring; the rest is for sending them.
 const MEASURING: f64 = 0.6;
@@ -41,11 +41,12 @@ impl Validator {
             let exam = Exam { scoring: &scoring, theta: theta.tensors(), step, candidates: &candidates };
             exam.measure(trainer, &stages, first, || started.elapsed() < until && !shutdown.is_requested())
         });
+        let measured = self.pace.shutdown.or(measured).await???;
         Ok(Scores {
             run: self.run.id(),
             window: cutoff.record.window,
             cutoff: cutoff.digest,
-            scores: self.pace.shutdown.or(measured).await???,
+            scores: measured.into_iter().map(|measured| measured.score).collect(),
             seconds: started.elapsed().as_secs_f64(),
         })
     }
@@ -66,16 +67,24 @@ impl Validator {
             draw: Draw::Unassigned,
         };
         let unassigned = self.samples.draw(ticket, most).await?;
+        let standings = self.run.standings(open.record.window).await?;
         let (mut candidates, mut own) = (Vec::new(), Vec::new());
+        let length = self.samples.sequence_length();
         let trained = manifest.training.inner_steps as usize * manifest.training.batch_size as usize;
         for pinned in &cutoff.record.pinned {
             let (seed, draw) = (open.record.seed, Draw::Assigned(pinned.peer));
             let ticket = Ticket { seed, draw, ..ticket };
             // Nor which of its sequences will be looked at.
             own.push(self.samples.draw_some(ticket, trained, most, cutoff.digest).await?);
-            candidates.push(Candidate { peer: pinned.peer, update: self.checked(open, pinned).await? });
+            let first = self.samples.draw(ticket, manifest.start_sequences()).await?;
+            let start = Start {
+                sequences: TokenBatch::new(first.concat(), first.len(), length)?,
+                losses: pinned.start_losses.clone(),
+            };
+            let (peer, update) = (pinned.peer, self.checked(open, pinned).await?);
+            let standing = standings.iter().find(|standing| standing.peer == peer);
+            candidates.push(Candidate::new(manifest, cutoff.digest, standing, peer, update, start));
         }
-        let length = self.samples.sequence_length();
         Ok((candidates, stages(&unassigned, &own, manifest.scoring.sequences as usize, length)?))
     }
 

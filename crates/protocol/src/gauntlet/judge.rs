@@ -3,12 +3,12 @@
 use super::copies::{Sent, Voice, voices};
 use super::gram::{Gram, lower_median};
 use super::opinion::Opinion;
-use super::rating::{Rating, rate};
+use super::rating::{Player, Rating, rate};
 use super::robust;
 use super::standing::Standing;
 use crate::{Cutoff, Exclusion, Manifest, Pinned, Reason, Scores, Share, Signed};
 
-/// Standard errors of trace that work must show for a window to tell anything.
+/// Standard errors of trace that are one where too few peers are there to compare with.
 const LEAST_TRACE: f64 = 1.0;
 
 /// Peers without whom none of a window's can be compared with the rest.
@@ -42,7 +42,7 @@ pub struct Judgement {
 
 /// Judges a window.
 ///
-/// An update is excluded by the first of these that holds: validators refuse it; it was sent before; it is out of all
+/// An update is excluded by the first of these that holds: validators refuse it; its peer did not have θ; it was sent before; it is out of all
 /// proportion; another peer sent it first; it raises the loss; it does far less than the others; its peer has for several
 /// windows left no trace of training on what it was assigned. The rest are merged under the run's rule, each norm clipped to
 /// the median.
@@ -51,7 +51,9 @@ pub fn judge(case: &Case<'_>) -> Judgement {
     let pinned = &case.cutoff.pinned;
     let opinions: Vec<Opinion> =
         pinned.iter().map(|pinned| Opinion::of(case.manifest, case.heard, &pinned.peer)).collect();
-    let mut window = Window { case, opinions, reasons: vec![None; pinned.len()], voices: Vec::new() };
+    let count = pinned.len();
+    let (reasons, lenient) = (vec![None; count], vec![false; count]);
+    let mut window = Window { case, opinions, reasons, voices: Vec::new(), lenient };
     window.refused();
     window.replayed();
     window.oversized();
@@ -69,6 +71,8 @@ struct Window<'a> {
     opinions: Vec<Opinion>,
     reasons: Vec<Option<Exclusion>>,
     voices: Vec<Voice>,
+    /// Whose update raises the loss, and is merged all the same.
+    lenient: Vec<bool>,
 }
 
 impl Window<'_> {
@@ -99,8 +103,14 @@ impl Window<'_> {
     }
 
     fn refused(&mut self) {
+        let tolerance = self.case.manifest.scoring.start_tolerance;
         for number in self.left() {
             self.reasons[number] = self.opinions[number].fault.take();
+            if let Some(gap) = self.opinions[number].start_gap.filter(|gap| *gap > tolerance) {
+                let detail =
+                    format!("its losses before the first step are {gap:.3} nats a token from those of θ");
+                self.exclude(number, Reason::WrongStart, detail);
+            }
         }
     }
 
@@ -161,15 +171,21 @@ impl Window<'_> {
         }
     }
 
-    /// How many standard errors of trace this window demands: half of what work shows in it, which is the upper median of all
-    /// peers, of whom most work. Nothing where that is next to none, so that the honest are not blamed where so few sequences cannot
-    /// tell, and nothing of so few peers that two of them would set the measure for all.
-    fn demanded(&self) -> Option<f64> {
-        let mut traces: Vec<f64> = self.opinions.iter().filter_map(|opinion| opinion.trace).collect();
+    /// What work shows in this window, nats a token: the upper median of all peers' traces, of whom most work. Nothing of so few
+    /// peers that two of them would set the measure for all.
+    fn work(&self) -> Option<f64> {
+        let mut traces: Vec<f64> =
+            self.opinions.iter().filter_map(|opinion| Some(opinion.trace?.mean)).collect();
         traces.sort_by(f64::total_cmp);
-        let work = traces.get(traces.len() / 2).copied()?;
-        let tells = traces.len() >= FEWEST && work >= LEAST_TRACE;
-        tells.then(|| self.case.manifest.gauntlet.trace_sigmas.min(work / 2.0))
+        let work = traces.get(traces.len() / 2).copied().filter(|work| *work > 0.0);
+        work.filter(|_| traces.len() >= FEWEST)
+    }
+
+    /// How many standard errors of trace are demanded of `number`: half of what work would show on the sequences that it was measured
+    /// on. The fewer those are, the less is demanded, and the less follows from it.
+    fn demanded(&self, number: usize, work: Option<f64>) -> Option<f64> {
+        let expected = work? / self.opinions[number].trace?.error.max(f64::MIN_POSITIVE);
+        Some(self.case.manifest.gauntlet.trace_sigmas.min(expected / 2.0))
     }
 
     /// The cosine beyond which two updates are copies: `copy_cosine` of the way from what is usual in this window to 1. At the start
@@ -182,32 +198,27 @@ impl Window<'_> {
     }
 
     fn scored(&mut self) {
-        let (terms, demanded) = (&self.case.manifest.gauntlet, self.demanded());
+        let (terms, work) = (&self.case.manifest.gauntlet, self.work());
         for number in self.left() {
             let Opinion { best_gain, best_merit, trace, .. } = self.opinions[number];
             let before = self.before(number);
-            let is_new = self.is_new(number);
-            // Who is known to work has a bad window now and then; who has stopped to loses that credit soon.
-            let is_trusted = before.is_some_and(|standing| standing.credit > 0.0);
             let has_no_credit = before.is_some_and(|standing| standing.credit <= -terms.credit_limit);
-            let is_below_demand = trace.zip(demanded).is_some_and(|(sigmas, demanded)| sigmas < demanded);
-            let is_untraced = has_no_credit && is_below_demand;
+            let demanded = self.demanded(number, work);
+            let shows = trace.zip(demanded).map(|(trace, demanded)| trace.sigmas >= demanded);
+            // Where the outer step overshoots, honest work may raise the loss when it is alone. Who is known to work, and shows that
+            // it did, has such a window now and then; every one of them costs credit.
+            let is_trusted = before.is_some_and(|standing| standing.credit > 0.0);
+            let is_lenient = is_trusted && shows == Some(true);
             let is_below = |bound: Option<f64>| bound.is_some_and(|bound| bound < 0.0);
-            if is_below(best_gain) {
+            if is_below(best_gain) && is_lenient {
+                self.lenient[number] = true;
+            } else if is_below(best_gain) {
                 let least = -best_gain.unwrap_or_default();
-                self.exclude(
-                    number,
-                    Reason::Harmful,
-                    format!("raises the loss by at least {least:.2e} nats a token"),
-                );
-            } else if is_below(best_merit) && !is_new && !is_trusted {
-                let share = 100.0 * self.case.manifest.scoring.least_merit;
-                self.exclude(
-                    number,
-                    Reason::Idle,
-                    format!("improves less than {share} % of the median peer"),
-                );
-            } else if is_untraced {
+                let detail = format!("raises the loss by at least {least:.2e} nats a token");
+                self.exclude(number, Reason::Harmful, detail);
+            } else if is_below(best_merit) && !is_trusted {
+                self.exclude(number, Reason::Idle, "improves the loss far less than the median peer");
+            } else if has_no_credit && shows == Some(false) {
                 let detail = "no trace of its assigned sequences in the last windows";
                 self.exclude(number, Reason::Untraced, detail);
             }
@@ -216,7 +227,7 @@ impl Window<'_> {
 
     /// Everybody's standing after this window.
     fn standings(&self) -> Vec<Standing> {
-        let (terms, demanded) = (&self.case.manifest.gauntlet, self.demanded());
+        let (terms, work) = (&self.case.manifest.gauntlet, self.work());
         let mut all = self.case.previous.to_vec();
         for standing in &mut all {
             standing.is_scored = false;
@@ -252,11 +263,12 @@ impl Window<'_> {
                     continue;
                 }
             }
-            match (opinion.trace, demanded) {
-                (Some(trace), Some(demanded)) => standing.trust(trace, demanded, terms),
+            match (opinion.trace, self.demanded(number, work)) {
+                _ if self.lenient[number] => standing.warn(terms),
+                (Some(trace), Some(demanded)) => standing.trust(trace.sigmas, demanded, terms),
                 // Where nobody can be blamed, a trace that is plain to see is still one.
-                (Some(trace), None) if trace >= LEAST_TRACE => {
-                    standing.trust(trace, LEAST_TRACE / 2.0, terms)
+                (Some(trace), None) if trace.sigmas >= LEAST_TRACE => {
+                    standing.trust(trace.sigmas, LEAST_TRACE / 2.0, terms)
                 }
                 _ => {}
             }
@@ -274,13 +286,16 @@ impl Window<'_> {
     /// New ratings of everybody whose update was measured or found out; who was found out has lost.
     fn ratings(&self, places: &[usize], standings: &[Standing]) -> Vec<(usize, Rating)> {
         let score = |number: usize| match (&self.reasons[number], self.opinions[number].gain) {
-            (Some(_), _) => Some(f64::MIN),
+            (Some(_), _) => Some((f64::MIN, 0.0)),
             (None, gain) => gain,
         };
-        let played: Vec<(usize, f64)> =
-            (0..places.len()).filter_map(|number| Some((number, score(number)?))).collect();
-        let players: Vec<(Rating, f64)> =
-            played.iter().map(|&(number, score)| (standings[places[number]].rating, score)).collect();
+        let played: Vec<(usize, Player)> = (0..places.len())
+            .filter_map(|number| {
+                let ((score, error), rating) = (score(number)?, standings[places[number]].rating);
+                Some((number, Player { rating, score, error }))
+            })
+            .collect();
+        let players: Vec<Player> = played.iter().map(|&(_, player)| player).collect();
         let after = rate(&players, self.case.manifest.gauntlet.skill);
         played.into_iter().map(|(number, _)| number).zip(after).collect()
     }

@@ -20,11 +20,13 @@ struct Sketch {
     gain: f64,
     merit: f64,
     trace: f64,
+    start_gap: f64,
     content: u8,
     at: u64,
 }
 
-const HONEST: Sketch = Sketch { norm: 1.0, gain: 0.1, merit: 0.08, trace: 0.05, content: 0, at: 0 };
+const HONEST: Sketch =
+    Sketch { norm: 1.0, gain: 0.1, merit: 0.08, trace: 0.05, start_gap: 0.001, content: 0, at: 0 };
 
 /// A window of updates that have a cosine of 0.05, but for those of `alike`, which have 0.9.
 struct World {
@@ -55,6 +57,7 @@ impl World {
                 0 => Digest::of([n as u8, self.window as u8]),
                 same => Digest([same; 32]),
             },
+            start_losses: Vec::new(),
         };
         let pinned = self.sketches.iter().enumerate().map(pinned).collect();
         let window = self.window;
@@ -68,8 +71,16 @@ impl World {
             let (unassigned, merit, trace) =
                 (measured(sketch.gain), measured(sketch.merit), measured(sketch.trace));
             let fault = None;
-            let mut score =
-                PeerScore { peer: peer(n as u8), fault, assigned: None, unassigned, merit, trace, passes: 1 };
+            let mut score = PeerScore {
+                peer: peer(n as u8),
+                fault,
+                assigned: None,
+                unassigned,
+                merit,
+                trace,
+                start_gap: Some(sketch.start_gap),
+                passes: 1,
+            };
             change(&mut score);
             score
         };
@@ -178,12 +189,48 @@ fn each_cheat_is_excluded_for_what_it_is_and_has_no_weight() {
 fn a_newcomer_may_do_little_and_earns_nothing_before_it_leaves_traces() {
     let mut world = World::new(&[HONEST; 3]);
     (0..5).for_each(|_| drop(world.next()));
-    world.sketches.push(Sketch { gain: 0.02, merit: -0.05, trace: 0.0, ..HONEST });
+    // Merit is measured against what is demanded of a newcomer.
+    world.sketches.push(Sketch { gain: 0.02, merit: 0.015, trace: 0.0, ..HONEST });
     let first = world.next();
     assert_eq!((reasons(&first), weights(&first)[3]), (vec![], 0.0));
     world.sketches[3] = HONEST;
     (0..8).for_each(|_| drop(world.next()));
     assert!(weights(&world.next())[3] > 0.0);
+}
+
+/// Where the outer step overshoots, honest work may raise the loss when it is alone.
+#[test]
+fn who_is_known_to_work_may_raise_the_loss_now_and_then_and_no_more() {
+    let mut world = World::new(&[HONEST; 6]);
+    (0..3).for_each(|_| drop(world.next()));
+    let harmful = Sketch { gain: -0.1, merit: -0.12, ..HONEST };
+    for _ in 0..3 {
+        world.sketches[2] = harmful;
+        assert_eq!(reasons(&world.next()), vec![]);
+        world.sketches[2] = HONEST;
+        (0..2).for_each(|_| drop(world.next()));
+    }
+    world.sketches[2] = harmful;
+    let found: Vec<_> = (0..4).map(|_| reasons(&world.next())).collect();
+    let harm = vec![(2, Reason::Harmful)];
+    assert_eq!(found, [vec![], vec![], harm.clone(), harm.clone()]);
+    // Who shows no trace of work is never given the benefit of the doubt.
+    world.sketches[3] = Sketch { trace: 0.0, ..harmful };
+    assert!(reasons(&world.next()).contains(&(3, Reason::Harmful)));
+}
+
+#[test]
+fn losses_of_another_theta_are_no_start() {
+    let mut world = World::new(&[HONEST; 5]);
+    (0..3).for_each(|_| drop(world.next()));
+    world.sketches[1].start_gap = 0.2;
+    let found = world.next();
+    assert_eq!((reasons(&found), weights(&found)[1]), (vec![(1, Reason::WrongStart)], 0.0));
+    // A minority of the stake cannot say so of anybody.
+    world.sketches[1].start_gap = 0.001;
+    let lie = |score: &mut PeerScore| score.start_gap = Some(9.0);
+    let heard = [world.scores(1, |_| {}), world.scores(2, lie), world.scores(3, |_| {})];
+    assert_eq!(reasons(&world.judge(&heard)), vec![]);
 }
 
 #[test]

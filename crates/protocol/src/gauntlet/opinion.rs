@@ -3,6 +3,17 @@
 
 use crate::{Exclusion, Improvement, Manifest, PeerId, PeerScore, Scores, Signed};
 
+/// How plainly an update bears the trace of its assigned sequences.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Trace {
+    /// Nats a token.
+    pub(super) mean: f64,
+    /// Standard error of that.
+    pub(super) error: f64,
+    /// The mean in standard errors, as a normal variable would be.
+    pub(super) sigmas: f64,
+}
+
 /// What the validators say of one update.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Opinion {
@@ -12,10 +23,12 @@ pub(super) struct Opinion {
     pub(super) best_gain: Option<f64>,
     /// The same of what it improves beyond the demanded share of the median.
     pub(super) best_merit: Option<f64>,
-    /// Mean improvement, nats a token.
-    pub(super) gain: Option<f64>,
-    /// Trace of its assigned sequences, in standard errors.
-    pub(super) trace: Option<f64>,
+    /// Mean improvement, nats a token, and its standard error.
+    pub(super) gain: Option<(f64, f64)>,
+    /// Trace of its assigned sequences.
+    pub(super) trace: Option<Trace>,
+    /// How far its receipt's losses of θ are from what they are, nats a token.
+    pub(super) start_gap: Option<f64>,
 }
 
 impl Opinion {
@@ -54,8 +67,16 @@ impl Opinion {
             // Of two validators who disagree, none can have a peer excluded, and none can have it paid.
             best_gain: upper_median(said(&|score| upper_bound(&score.unassigned?, sigmas))),
             best_merit: upper_median(said(&|score| upper_bound(&score.merit?, sigmas))),
-            gain: weighted_median(said(&|score| Some(score.unassigned?.mean))),
-            trace: weighted_median(said(&|score| in_sigmas(&score.trace?))),
+            gain: weighted_median(said(&|score| Some(score.unassigned?.mean)))
+                .zip(weighted_median(said(&|score| Some(score.unassigned?.standard_error)))),
+            trace: (|| {
+                Some(Trace {
+                    mean: weighted_median(said(&|score| Some(score.trace?.mean)))?,
+                    error: weighted_median(said(&|score| Some(score.trace?.standard_error)))?,
+                    sigmas: weighted_median(said(&|score| in_sigmas(&score.trace?)))?,
+                })
+            })(),
+            start_gap: weighted_median(said(&|score| score.start_gap)),
         }
     }
 }

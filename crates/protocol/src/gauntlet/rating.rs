@@ -1,7 +1,5 @@
 //! Skill ratings: what a peer's placings over many windows say of it.
 
-use std::cmp::Ordering;
-
 use serde::{Deserialize, Serialize};
 use skillratings::Outcomes;
 use skillratings::weng_lin::{WengLinConfig, WengLinRating, weng_lin};
@@ -51,13 +49,41 @@ impl Default for Skill {
 /// How many games a window counts for, however many opponents there are: all were decided by the same few sequences.
 const GAMES: f64 = 4.0;
 
-/// A window as a match: the ratings afterwards, in the order of `players`, each with its score; the higher one wins, equal scores
-/// are a draw. With fewer than two players nothing is learned.
+/// Standard errors by which scores must differ, or it is a draw.
+const CLEAR: f64 = 2.0;
+
+/// How somebody played.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Player {
+    /// Its rating before.
+    pub rating: Rating,
+    /// What it scored.
+    pub score: f64,
+    /// Standard error of that.
+    pub error: f64,
+}
+
+impl Player {
+    /// How it did against `other`. Who is not clearly better is no better: ranks of equals would be chance, and one peer's chance
+    /// another's loss.
+    fn against(&self, other: &Self) -> Outcomes {
+        let (ahead, clear) = (self.score - other.score, CLEAR * self.error.hypot(other.error));
+        if ahead > clear {
+            Outcomes::WIN
+        } else if -ahead > clear {
+            Outcomes::LOSS
+        } else {
+            Outcomes::DRAW
+        }
+    }
+}
+
+/// A window as a match: the ratings afterwards, in the order of `players`. With fewer than two of them nothing is learned.
 ///
 /// Weng and Lin's rule for two players (JMLR 12:267, algorithm 1), which OpenSkill is made of too, against every opponent; what that
 /// does to μ, and to the logarithm of σ, is averaged over the opponents and counts for at most four games.
 #[must_use]
-pub fn rate(players: &[(Rating, f64)], skill: Skill) -> Vec<Rating> {
+pub fn rate(players: &[Player], skill: Skill) -> Vec<Rating> {
     let opponents = players.len().saturating_sub(1) as f64;
     let share = opponents.min(GAMES) / opponents.max(1.0);
     let config = WengLinConfig { beta: skill.beta, ..WengLinConfig::new() };
@@ -65,26 +91,21 @@ pub fn rate(players: &[(Rating, f64)], skill: Skill) -> Vec<Rating> {
         rating: rating.mu,
         uncertainty: (rating.sigma * rating.sigma + skill.tau * skill.tau).sqrt(),
     };
-    let after = |(n, (rating, score)): (usize, &(Rating, f64))| {
-        let own = before(rating);
+    let after = |(n, player): (usize, &Player)| {
+        let own = before(&player.rating);
         let (mut gained, mut sharpened) = (0.0, 0.0);
-        for (m, (other, other_score)) in players.iter().enumerate() {
+        for (m, other) in players.iter().enumerate() {
             if m != n {
-                let outcome = match score.total_cmp(other_score) {
-                    Ordering::Greater => Outcomes::WIN,
-                    Ordering::Less => Outcomes::LOSS,
-                    Ordering::Equal => Outcomes::DRAW,
-                };
-                let (then, _) = weng_lin(&own, &before(other), &outcome, &config);
+                let (then, _) = weng_lin(&own, &before(&other.rating), &player.against(other), &config);
                 gained += then.rating - own.rating;
                 sharpened += (then.uncertainty / own.uncertainty).ln();
             }
         }
         let (mu, sigma) = (own.rating + share * gained, own.uncertainty * (share * sharpened).exp());
-        if mu.is_finite() && sigma.is_finite() { Rating { mu, sigma } } else { *rating }
+        if mu.is_finite() && sigma.is_finite() { Rating { mu, sigma } } else { player.rating }
     };
     if opponents < 1.0 {
-        return players.iter().map(|(rating, _)| *rating).collect();
+        return players.iter().map(|player| player.rating).collect();
     }
     players.iter().enumerate().map(after).collect()
 }
@@ -98,7 +119,11 @@ mod tests {
         let mut ratings = [Rating::default(); 3];
         for _ in 0..20 {
             let scores = [3.0, 2.0, 1.0];
-            let players: Vec<_> = ratings.into_iter().zip(scores).collect();
+            let players: Vec<Player> = ratings
+                .into_iter()
+                .zip(scores)
+                .map(|(rating, score)| Player { rating, score, error: 0.0 })
+                .collect();
             ratings = rate(&players, Skill::default()).try_into().unwrap();
         }
         assert!(ratings[0].mu > ratings[1].mu && ratings[1].mu > ratings[2].mu, "{ratings:?}");
@@ -113,8 +138,9 @@ mod tests {
             let mut ratings = vec![Rating::default(); count];
             let mut play = |is_reversed: bool| {
                 let score = |n: usize| if is_reversed { n as f64 } else { -(n as f64) };
-                let players: Vec<_> =
-                    ratings.iter().enumerate().map(|(n, rating)| (*rating, score(n))).collect();
+                let player =
+                    |(n, rating): (usize, &Rating)| Player { rating: *rating, score: score(n), error: 0.0 };
+                let players: Vec<Player> = ratings.iter().enumerate().map(player).collect();
                 ratings = rate(&players, Skill::default());
                 (ratings[0], ratings[count - 1])
             };
@@ -133,10 +159,14 @@ mod tests {
 
     #[test]
     fn a_draw_of_equals_moves_nobody() {
-        let players = [(Rating::default(), 1.0), (Rating::default(), 1.0)];
+        let player = |score| Player { rating: Rating::default(), score, error: 0.1 };
+        // Not clearly apart: what is between them is chance.
+        let players = [player(1.0), player(1.2)];
         for rating in rate(&players, Skill::default()) {
-            assert!((rating.mu - 25.0).abs() < 1e-9);
+            assert!((rating.mu - 25.0).abs() < 1e-9 && rating.ordinal() > 0.0);
         }
+        let [worse, better] = rate(&[player(1.0), player(1.3)], Skill::default())[..] else { panic!() };
+        assert!(worse.mu < 25.0 && better.mu > 25.0);
         assert_eq!(rate(&players[..1], Skill::default()), [Rating::default()]);
     }
 }

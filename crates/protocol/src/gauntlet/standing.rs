@@ -52,6 +52,11 @@ impl Standing {
         self.credit = credit.clamp(-terms.credit_limit, terms.credit_limit);
     }
 
+    /// An update that raises the loss costs half of the credit that can be had: two in a row, all of it.
+    pub(super) fn warn(&mut self, terms: &Gauntlet) {
+        self.credit -= terms.credit_limit / 2.0;
+    }
+
     /// All credit is gone, and as much again is to be earned.
     pub(super) fn distrust(&mut self, terms: &Gauntlet) {
         self.credit = -terms.credit_limit;

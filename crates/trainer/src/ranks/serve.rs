@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Prepare,
     /// One step; each rank takes its share of the sequences.
     Step { tokens: Vec<u32>, sequences: usize, sequence_length: usize, lr: f64 },
+    /// Losses, which nobody shares out: so few sequences are measured here that gathering the parameters costs more.
+    Losses { tokens: Vec<u32>, sequences: usize, sequence_length: usize },
     /// Put the optimiser's state together on rank 0.
     SaveOptimizer,
     /// Take over the optimiser's state that rank 0 has.
@@ -96,6 +98,9 @@ fn follow(trainer: &mut Trainer, command: Command) -> Result<()> {
         Command::Prepare => trainer.prepare_own(),
         Command::Step { tokens, sequences, sequence_length, lr } => {
             trainer.step_own(&TokenBatch::new(tokens, sequences, sequence_length)?, lr).map(drop)
+        }
+        Command::Losses { tokens, sequences, sequence_length } => {
+            trainer.losses_own(&TokenBatch::new(tokens, sequences, sequence_length)?).map(drop)
         }
         Command::SaveOptimizer => trainer.save_shares().map(drop),
         Command::LoadOptimizer => trainer.load_optimizer_shares(None),
