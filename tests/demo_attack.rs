@@ -64,8 +64,8 @@ fn cheats_earn_nothing_and_the_run_goes_on() {
 
     // Broken files are refused by their kinds, none of them is merged, and no window is without the honest.
     let [flipped, broken] = ["miner-4", "miner-5"].map(|name| reasons(&rows, &peer(dir, name)));
-    assert_eq!(broken[..5], ["Malformed", "Malformed", "Malformed", "Malformed", "BadReceipt"]);
-    assert!(flipped.iter().filter(|reason| *reason == "Harmful").count() >= 2, "{flipped:?}");
+    assert_eq!(broken[..5], ["malformed", "malformed", "malformed", "malformed", "bad_receipt"]);
+    assert!(flipped.iter().filter(|reason| *reason == "harmful").count() >= 2, "{flipped:?}");
     assert!(rows.iter().all(|row| row["accepted"].as_array().unwrap().len() >= 3), "{rows:?}");
     let loss = |row: &Value| row["heldout_loss"].as_f64().unwrap();
     assert!(loss(last) < loss(&rows[0]), "the model learns");

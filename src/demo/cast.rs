@@ -123,12 +123,19 @@ impl Cast {
         self.miners.iter().map(|name| (name.clone(), 0.0)).chain(known).collect()
     }
 
+    /// `text` with names in place of the keys by which the run knows the miners.
+    fn by_name(&self, text: &str) -> String {
+        let named =
+            |text: String, (peer, name): (&PeerId, &String)| text.replace(&peer.short().to_string(), name);
+        self.names.iter().fold(text.to_owned(), named)
+    }
+
     /// What the table says below the row of a window: each on a line of its own.
     pub(super) fn remarks(&self, row: &Row) -> String {
         let mut out = String::new();
         for exclusion in &row.excluded {
             let label = self.label(&self.name(&exclusion.peer));
-            out += &format!("\n       {label} not merged: {}", exclusion.detail);
+            out += &format!("\n       {label} not merged: {}", self.by_name(&exclusion.detail));
         }
         if let Some(weights) = row.weights.as_ref().filter(|_| !self.attacks.is_empty()) {
             let weight =

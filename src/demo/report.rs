@@ -258,7 +258,11 @@ mod tests {
                 window: 0,
                 state_root: Digest([0; 32]),
                 accepted: peers.clone(),
-                excluded: vec![Exclusion::new(cheat, brigade_protocol::Reason::Idle, "improves nothing")],
+                excluded: vec![Exclusion::new(
+                    cheat,
+                    brigade_protocol::Reason::Idle,
+                    format!("{} sent it before", peers[1].short()),
+                )],
                 delta_bytes: 7,
             },
         );
@@ -274,7 +278,7 @@ mod tests {
         assert_eq!(row.utilization, Some(0.7));
         assert_eq!(row.tokens_per_second, Some(20.0));
         assert_eq!(row.accepted, peers);
-        let remarks = "\n       miner-2 (zeros) not merged: improves nothing\
+        let remarks = "\n       miner-2 (zeros) not merged: miner-1 sent it before\
                        \n       weights: miner-0 75 %  miner-1 25 %  miner-2 (zeros) 0 %";
         assert_eq!(story.cast().remarks(&row), remarks);
         let json = serde_json::to_value(&row).unwrap();
