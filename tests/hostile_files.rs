@@ -57,22 +57,31 @@ fn broken_updates(valid: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
     let mut all = broken(valid);
     all.extend([
         ("a header without end", changed(&|bytes| bytes[8..12].copy_from_slice(&u32::MAX.to_le_bytes()))),
-        ("sections without end", changed(&|bytes| {
-            bytes[header(0) - 4..header(0)].copy_from_slice(&u32::MAX.to_le_bytes());
-        })),
-        ("a section without end", changed(&|bytes| {
-            bytes[header(0)..header(0) + 4].copy_from_slice(&u32::MAX.to_le_bytes());
-        })),
+        (
+            "sections without end",
+            changed(&|bytes| {
+                bytes[header(0) - 4..header(0)].copy_from_slice(&u32::MAX.to_le_bytes());
+            }),
+        ),
+        (
+            "a section without end",
+            changed(&|bytes| {
+                bytes[header(0)..header(0) + 4].copy_from_slice(&u32::MAX.to_le_bytes());
+            }),
+        ),
         ("another version", changed(&|bytes| bytes[PREFIX] ^= 0xFF)),
         ("somebody else's", changed(&|bytes| bytes[PREFIX + 60] ^= 0xFF)),
-        ("infinite scales", changed(&|bytes| {
-            // The hash of the section is made right, so that it is opened.
-            let first = header(sections) + 32;
-            let size = u32::from_le_bytes(bytes[header(0)..header(0) + 4].try_into().unwrap()) as usize;
-            bytes[first..first + size].fill(0x7F);
-            let hash: [u8; 32] = Sha256::digest(&bytes[first..first + size]).into();
-            bytes[header(0) + 4..header(1)].copy_from_slice(&hash);
-        })),
+        (
+            "infinite scales",
+            changed(&|bytes| {
+                // The hash of the section is made right, so that it is opened.
+                let first = header(sections) + 32;
+                let size = u32::from_le_bytes(bytes[header(0)..header(0) + 4].try_into().unwrap()) as usize;
+                bytes[first..first + size].fill(0x7F);
+                let hash: [u8; 32] = Sha256::digest(&bytes[first..first + size]).into();
+                bytes[header(0) + 4..header(1)].copy_from_slice(&hash);
+            }),
+        ),
     ]);
     all
 }
@@ -144,7 +153,10 @@ async fn a_peers_broken_files_cost_nobody_but_itself() {
             true => [Reason::Malformed, Reason::Unavailable, Reason::TooLarge],
             false => [Reason::BadReceipt, Reason::Missing, Reason::BadReceipt],
         };
-        assert!(excluded.peer == liar.identity.id() && reasons.contains(&excluded.reason), "{name}: {excluded:?}");
+        assert!(
+            excluded.peer == liar.identity.id() && reasons.contains(&excluded.reason),
+            "{name}: {excluded:?}"
+        );
     }
 }
 
