@@ -1,5 +1,6 @@
 //! What a role tells: one line for a person, or one JSON object for a program.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write as _;
 
@@ -96,6 +97,13 @@ pub enum Event {
         updates: usize,
         /// Seconds that it took.
         seconds: f64,
+    },
+    /// The verdict on a window is there.
+    Judged {
+        /// The window.
+        window: u64,
+        /// Share of the reward of everybody who was ever judged.
+        weights: BTreeMap<PeerId, f64>,
     },
     /// A window is closed.
     Closed {
@@ -194,6 +202,10 @@ impl fmt::Display for Event {
             Self::Scored { window, updates, seconds } => {
                 write!(f, "window {window} scored, {updates} updates in {seconds:.1} s")
             }
+            Self::Judged { window, weights } => {
+                let paid = weights.values().filter(|weight| **weight > 0.0).count();
+                write!(f, "window {window} judged, {paid} of {} peers have weight", weights.len())
+            }
             Self::Closed { window, state_root, accepted, excluded, delta_bytes } => {
                 write!(
                     f,
@@ -281,6 +293,9 @@ mod tests {
         };
         let text = serde_json::to_string(&event).unwrap();
         assert!(text.starts_with(r#"{"event":"closed","window":3,"#), "{text}");
+        assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event);
+        let event = Event::Judged { window: 3, weights: [(PeerId([2; 32]), 0.25)].into() };
+        let text = serde_json::to_string(&event).unwrap();
         assert_eq!(serde_json::from_str::<Event>(&text).unwrap(), event);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::demo::{self, Options};
+use crate::demo::{self, Options, Part};
 use crate::shutdown::{Shutdown, Stopped};
 
 /// Arguments of `brigade demo`.
@@ -14,6 +14,10 @@ pub(super) struct Args {
     /// Number of windows.
     #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..))]
     windows: u64,
+    /// Let the last COUNT miners cheat in one of the ways of `brigade lab attacks`, such as `sign_flip=1`; may be given several
+    /// times.
+    #[arg(long = "attack", value_name = "NAME=COUNT")]
+    attacks: Vec<Part>,
     /// The folder that keeps everything; running again resumes.
     #[arg(long, value_name = "DIR", default_value = "demo-run")]
     dir: PathBuf,
@@ -36,8 +40,8 @@ pub(super) struct Args {
 /// # Errors
 /// What stopped it. Being asked to stop is none: the next start resumes.
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
-    let Args { miners, windows, dir, model, data, json, baseline } = args;
-    let options = Options { dir: dir.clone(), miners, windows, model, data, json, baseline };
+    let Args { miners, windows, attacks, dir, model, data, json, baseline } = args;
+    let options = Options { dir: dir.clone(), miners, windows, attacks, model, data, json, baseline };
     super::runtime()?.block_on(async {
         let shutdown = Shutdown::listen(false)?;
         match demo::run(options, shutdown).await {

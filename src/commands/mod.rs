@@ -41,7 +41,7 @@ enum Command {
     Demo(demo::Args),
     /// Train: take windows, upload updates, follow the run.
     #[cfg(feature = "torch")]
-    Miner(role::Args),
+    Miner(role::MinerArgs),
     /// Score updates and measure the model after every window.
     #[cfg(feature = "torch")]
     Validator(role::Args),
@@ -95,7 +95,7 @@ impl Cli {
             #[cfg(feature = "torch")]
             Command::Demo(args) => demo::run(args),
             #[cfg(feature = "torch")]
-            Command::Miner(args) => role::run(args, crate::roles::miner::run),
+            Command::Miner(args) => role::run_miner(args),
             #[cfg(feature = "torch")]
             Command::Validator(args) => role::run(args, crate::roles::validator::run),
             Command::Aggregator(args) => role::run(args, crate::roles::aggregator::run),

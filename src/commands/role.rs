@@ -20,6 +20,29 @@ pub(super) struct Args {
     stop_with_stdin: bool,
 }
 
+/// Arguments of a miner.
+#[cfg(feature = "torch")]
+#[derive(Debug, clap::Args)]
+pub(super) struct MinerArgs {
+    #[command(flatten)]
+    role: Args,
+    /// Cheat, as `brigade demo --attack` wants some miners to.
+    #[arg(long, value_name = "NAME", hide = true)]
+    cheat: Option<crate::lab::attacks::Attack>,
+}
+
+/// As [`run`], for a miner.
+///
+/// # Errors
+/// Those of [`run`].
+#[cfg(feature = "torch")]
+pub(super) fn run_miner(args: MinerArgs) -> anyhow::Result<()> {
+    let cheat = args.cheat;
+    run(args.role, |settings, reporter, shutdown| {
+        crate::roles::miner::run(settings, cheat, reporter, shutdown)
+    })
+}
+
 /// Reads the settings and runs `role` until it ends or is asked to stop.
 ///
 /// # Errors

@@ -62,14 +62,14 @@ impl Board {
         }
     }
 
-    /// Prints the line of a window.
-    pub(super) fn row(&mut self, row: &Row) {
+    /// Prints the line of a window, and what there is to be said of it.
+    pub(super) fn row(&mut self, row: &Row, remarks: &str) {
         let text = if self.json {
             serde_json::to_string(row).unwrap_or_default()
         } else if self.has_head {
-            row.to_string()
+            format!("{row}{remarks}")
         } else {
-            format!("{HEAD}\n{row}")
+            format!("{HEAD}\n{row}{remarks}")
         };
         self.has_head = true;
         self.print(&text);

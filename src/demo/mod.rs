@@ -3,6 +3,7 @@
 //! | module | role |
 //! | --- | --- |
 //! | `plan` | model and settings |
+//! | `cast` | who is who, and who cheats |
 //! | `place` | the folder: settings, identities and keys of everybody |
 //! | `children` | the processes |
 //! | `board` | bars and table |
@@ -12,6 +13,7 @@
 
 mod baseline;
 mod board;
+mod cast;
 mod children;
 mod place;
 pub(crate) mod plan;
@@ -31,10 +33,12 @@ use crate::events::Event;
 use crate::run::{Run, checkpoint};
 use crate::shutdown::Shutdown;
 use board::Board;
+use cast::Cast;
+pub use cast::Part;
 use children::{Children, Heard, Spec};
 use place::Place;
 use plot::Curve;
-use report::{Report, Story};
+use report::{Report, Row, Story};
 
 /// What the demo is asked to do.
 #[derive(Clone, Debug)]
@@ -45,6 +49,8 @@ pub struct Options {
     pub miners: u32,
     /// Number of windows.
     pub windows: u64,
+    /// Who of the miners cheat, the last ones.
+    pub attacks: Vec<Part>,
     /// `demo`, `tiny`, or a JSON file.
     pub model: String,
     /// Text to train on; empty for the Rust source on this machine.
@@ -61,11 +67,13 @@ pub struct Options {
 /// What stopped it; being asked to is [`crate::shutdown::Stopped`].
 pub async fn run(options: Options, shutdown: Shutdown) -> anyhow::Result<()> {
     let started = std::time::Instant::now();
+    let mut cast = Cast::new(options.miners, &options.attacks)?;
     let place = Place::new(&options.dir)?;
     let (mut children, mut inbox) = Children::new()?;
     let outcome = async {
-        let memory = setup::prepare(&options, &place, &mut children, &mut inbox, &shutdown).await?;
-        let story = train(&options, &place, &memory, &mut children, &mut inbox, &shutdown).await?;
+        setup::prepare(&options, &cast, &place, &mut children, &mut inbox, &shutdown).await?;
+        cast.meet(&place)?;
+        let story = train(&options, cast, &place, &mut children, &mut inbox, &shutdown).await?;
         finish(&options, &place, &story, &shutdown).await
     };
     let outcome = outcome.await;
@@ -78,25 +86,28 @@ pub async fn run(options: Options, shutdown: Shutdown) -> anyhow::Result<()> {
 /// Starts everybody and listens until all are done.
 async fn train(
     options: &Options,
+    cast: Cast,
     place: &Place,
-    memory: &place::Memory,
     children: &mut Children,
     inbox: &mut UnboundedReceiver<(String, Heard)>,
     shutdown: &Shutdown,
 ) -> anyhow::Result<Story> {
-    let names = setup::participants(memory.miners);
-    let params = plan::model(&memory.model, plan::VOCABULARY).map_or(0, |model| model.num_parameters());
-    let mut story = Story::default();
+    let names = setup::participants(&cast);
+    let params = plan::model(&options.model, plan::VOCABULARY).map_or(0, |model| model.num_parameters());
+    let mut story = Story::new(cast);
     for name in &names {
         children::earlier_events(&place.path(name)).iter().for_each(|event| story.hear(name, event));
     }
-    let mut board = Board::new(&names, memory.windows, options.json);
+    let mut board = Board::new(&names, options.windows, options.json);
     let mut next_row = 0;
     let mut left = names.len();
     for name in &names {
         let role = name.split('-').next().unwrap_or(name);
         let config = place.config(name).display().to_string();
-        let args = [role, "--config", &config, "--json", "--stop-with-stdin"].map(str::to_owned).to_vec();
+        let mut args = [role, "--config", &config, "--json", "--stop-with-stdin"].map(str::to_owned).to_vec();
+        if let Some(attack) = story.cast().attacks().get(name) {
+            args.extend(["--cheat".to_owned(), attack.to_string()]);
+        }
         children.start(Spec { name: name.clone(), args, folder: place.path(name) })?;
     }
     while left > 0 {
@@ -109,7 +120,7 @@ async fn train(
                     board.note(&format!("{who}: {message}"));
                 }
                 while let Some(row) = story.whole_row(next_row, params) {
-                    board.row(&row);
+                    board.row(&row, &story.cast().remarks(&row));
                     next_row += 1;
                 }
             }
@@ -144,12 +155,13 @@ async fn finish(
     let mut curves = vec![Curve {
         name: "Brigade".into(),
         points: rows.iter().filter_map(|row| Some((row.window as f64 + 1.0, row.heldout_loss?))).collect(),
+        is_cheat: false,
     }];
     let baselines = if options.baseline {
         let found = baseline::run(&run, &settings, shutdown).await?;
         for (name, losses) in &found {
             let points = (1..).map(f64::from).zip(losses.iter().copied()).collect();
-            curves.push(Curve { name: name.clone(), points });
+            curves.push(Curve { name: name.clone(), points, is_cheat: false });
         }
         Some(found)
     } else {
@@ -157,13 +169,39 @@ async fn finish(
     };
     let loss_curve = place.path("loss.svg");
     let title = format!("{:.1} M parameters, {} miners", params as f64 / 1e6, options.miners);
-    plot::draw(&loss_curve, &title, &curves)?;
+    plot::draw(&loss_curve, &title, "held-out loss (nats a token)", &curves)?;
+    let weights_curve = draw_weights(place, story.cast(), &rows)?;
     let sample = sample::write(&run, &settings, &folder).await?;
-    let report = Report { params, checkpoint: folder.clone(), loss_curve, sample, windows: rows, baselines };
+    let report = Report {
+        params,
+        checkpoint: folder.clone(),
+        loss_curve,
+        weights_curve,
+        attacks: story.cast().attacks().clone(),
+        sample,
+        windows: rows,
+        baselines,
+    };
     let path = place.path("report.json");
     std::fs::write(&path, serde_json::to_vec_pretty(&report)?)
         .with_context(|| format!("cannot write {}", path.display()))?;
     Ok(summary(&report, &path))
+}
+
+/// Draws everybody's weight over the windows, where some cheat.
+fn draw_weights(place: &Place, cast: &Cast, rows: &[Row]) -> anyhow::Result<Option<PathBuf>> {
+    let curve = |name: &String| {
+        let weight = |row: &Row| Some(100.0 * row.weights.as_ref()?.get(name)?);
+        let points = rows.iter().filter_map(|row| Some((row.window as f64 + 1.0, weight(row)?))).collect();
+        Curve { name: cast.label(name), points, is_cheat: cast.attacks().contains_key(name) }
+    };
+    let curves: Vec<Curve> = cast.miners().iter().map(curve).collect();
+    if cast.attacks().is_empty() || curves.iter().all(|curve| curve.points.is_empty()) {
+        return Ok(None);
+    }
+    let path = place.path("weights.svg");
+    plot::draw(&path, "What the miners earn", "share of the reward (%)", &curves)?;
+    Ok(Some(path))
 }
 
 fn summary(report: &Report, path: &std::path::Path) -> String {
@@ -178,6 +216,9 @@ fn summary(report: &Report, path: &std::path::Path) -> String {
     }
     out += &format!("checkpoint  {}\n", report.checkpoint.display());
     out += &format!("loss curve  {}\n", report.loss_curve.display());
+    if let Some(path) = &report.weights_curve {
+        out += &format!("weights     {}\n", path.display());
+    }
     out + &format!("report      {}", path.display())
 }
 

@@ -11,6 +11,7 @@ use brigade_protocol::Digest;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
+use super::cast::Part;
 use crate::identity::Identity;
 
 /// The run's bucket.
@@ -24,6 +25,8 @@ pub(super) struct Memory {
     pub(super) windows: u64,
     pub(super) miners: u32,
     pub(super) model: String,
+    #[serde(default)]
+    pub(super) attacks: Vec<Part>,
 }
 
 /// A key pair of the demo's store.

@@ -5,13 +5,18 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use brigade_protocol::{Compression, ModelConfig, Outer, Scoring, Training, Windows};
 
+use super::cast::Part;
 use crate::data::corpus;
+use crate::lab::attacks::Attack;
 
 /// Tokens of the tokenizer that the demo trains.
 pub(crate) const VOCABULARY: u32 = 2048;
 
 /// Text that the demo reads, in bytes.
 pub(crate) const CORPUS_BYTES: u64 = 48 << 20;
+
+/// Absences that no demo comes to.
+const MANY_WINDOWS: u32 = 1 << 20;
 
 /// Share of the documents that is held out.
 pub(crate) const HELDOUT: f64 = 0.02;
@@ -97,5 +102,19 @@ pub(crate) fn terms(model: &str, miners: u32, windows: u64) -> Terms {
             ..Windows::default()
         },
         scoring: Scoring { sequences: 8, heldout_sequences: 64, ..Scoring::default() },
+    }
+}
+
+impl Terms {
+    /// The same for a run in which some cheat.
+    pub(crate) fn under_attack(mut self, model: &str, parts: &[Part]) -> Self {
+        if parts.iter().any(|part| part.attack == Attack::Late) {
+            // Every window for which somebody is late lasts to its deadline: less of them, and sooner.
+            self.windows.train_seconds = if model == "tiny" { 15 } else { 30 };
+        } else if !parts.is_empty() {
+            // Nobody is absent, so nobody need be evicted: cheats are to be judged in every window.
+            self.windows.evict_after = MANY_WINDOWS;
+        }
+        self
     }
 }

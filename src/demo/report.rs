@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use brigade_protocol::{Exclusion, PeerId};
 use serde::Serialize;
 
+use super::cast::Cast;
 use crate::events::Event;
+use crate::lab::attacks::Attack;
 
 /// `report.json`.
 #[derive(Clone, Debug, Serialize)]
@@ -17,6 +19,12 @@ pub(super) struct Report {
     pub(super) checkpoint: PathBuf,
     /// The picture.
     pub(super) loss_curve: PathBuf,
+    /// Everybody's weight by window, where some cheat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) weights_curve: Option<PathBuf>,
+    /// How cheats cheat, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) attacks: BTreeMap<String, Attack>,
     /// What the model writes.
     pub(super) sample: String,
     /// A row a window.
@@ -30,32 +38,38 @@ pub(super) struct Report {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(super) struct Row {
     pub(super) window: u64,
-    /// Mean over the miners, nats a token.
+    /// Mean over the honest miners, nats a token.
     pub(super) train_loss: Option<f64>,
     /// After the window, nats a token.
     pub(super) heldout_loss: Option<f64>,
     pub(super) bits_per_byte: Option<f64>,
-    /// HTTP body bytes that a miner sent and received for the exchange, on average.
+    /// HTTP body bytes that an honest miner sent and received for the exchange, on average.
     pub(super) bytes_up_per_peer: Option<f64>,
     pub(super) bytes_down_per_peer: Option<f64>,
     /// Dense bytes of the pseudo-gradient ÷ bytes sent.
     pub(super) ratio_fp32: Option<f64>,
     pub(super) ratio_bf16: Option<f64>,
-    /// Averages over the miners.
+    /// Averages over the honest miners.
     pub(super) compute_seconds: Option<f64>,
     pub(super) exchange_seconds: Option<f64>,
     /// Compute ÷ wall.
     pub(super) utilization: Option<f64>,
-    /// Of all miners together.
+    /// Of all honest miners together.
     pub(super) tokens_per_second: Option<f64>,
     pub(super) accepted: Vec<PeerId>,
     pub(super) excluded: Vec<Exclusion>,
+    /// Shares of the reward, by name.
+    pub(super) weights: Option<BTreeMap<String, f64>>,
+    /// How cheats cheat, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) attacks: BTreeMap<String, Attack>,
 }
 
 /// What is known of a window so far.
 #[derive(Clone, Debug, Default)]
 struct Window {
     closed: Option<(Vec<PeerId>, Vec<Exclusion>)>,
+    judged: Option<BTreeMap<PeerId, f64>>,
     evaluated: Option<(f64, f64)>,
     passed: BTreeMap<String, Passed>,
 }
@@ -74,16 +88,29 @@ struct Passed {
 /// Everything that was told.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Story {
+    cast: Cast,
     windows: BTreeMap<u64, Window>,
 }
 
 impl Story {
+    pub(super) fn new(cast: Cast) -> Self {
+        Self { cast, windows: BTreeMap::new() }
+    }
+
+    /// Who plays in it.
+    pub(super) fn cast(&self) -> &Cast {
+        &self.cast
+    }
+
     /// Takes in what `who` tells.
     pub(super) fn hear(&mut self, who: &str, event: &Event) {
         match event {
             Event::Closed { window, accepted, excluded, .. } => {
                 let closed = &mut self.windows.entry(*window).or_default().closed;
                 *closed = Some((accepted.clone(), excluded.clone()));
+            }
+            Event::Judged { window, weights } => {
+                self.windows.entry(*window).or_default().judged = Some(weights.clone());
             }
             Event::Evaluated { window, heldout_loss, bits_per_byte } => {
                 self.windows.entry(*window).or_default().evaluated = Some((*heldout_loss, *bits_per_byte));
@@ -116,7 +143,7 @@ impl Story {
 
     /// The rows of all closed windows, in order.
     pub(super) fn rows(&self, params: usize) -> Vec<Row> {
-        self.windows.iter().filter_map(|(window, known)| known.row(*window, params)).collect()
+        self.windows.iter().filter_map(|(window, known)| known.row(*window, params, &self.cast)).collect()
     }
 
     /// The row of `window` if nothing more is to come: closed, measured, and passed by all whose update was merged.
@@ -125,21 +152,25 @@ impl Story {
         let (accepted, _) = known.closed.as_ref()?;
         // A miner that was started anew tells nothing of the window before; a later one ends the wait.
         let is_past = self.windows.range(window + 1..).any(|(_, later)| later.closed.is_some());
-        let is_whole = is_past || (known.evaluated.is_some() && known.passed.len() >= accepted.len());
-        is_whole.then(|| known.row(window, params)).flatten()
+        let have_passed = accepted.iter().all(|peer| known.passed.contains_key(&self.cast.name(peer)));
+        let is_whole = is_past || (known.evaluated.is_some() && have_passed);
+        is_whole.then(|| known.row(window, params, &self.cast)).flatten()
     }
 }
 
 impl Window {
-    fn row(&self, window: u64, params: usize) -> Option<Row> {
+    fn row(&self, window: u64, params: usize, cast: &Cast) -> Option<Row> {
         let (accepted, excluded) = self.closed.clone()?;
+        // Cheats say what they like.
+        let is_honest = |(name, _): &(&String, &Passed)| !cast.attacks().contains_key(*name);
+        let passed: Vec<&Passed> = self.passed.iter().filter(is_honest).map(|(_, passed)| passed).collect();
         let mean = |of: fn(&Passed) -> f64| {
-            let values: Vec<f64> = self.passed.values().map(of).collect();
+            let values: Vec<f64> = passed.iter().map(|passed| of(passed)).collect();
             (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
         };
         let up = mean(|passed| passed.up as f64);
-        let tokens: u64 = self.passed.values().map(|passed| passed.tokens).sum();
-        let wall = self.passed.values().map(|passed| passed.wall).fold(0.0, f64::max);
+        let tokens: u64 = passed.iter().map(|passed| passed.tokens).sum();
+        let wall = passed.iter().map(|passed| passed.wall).fold(0.0, f64::max);
         Some(Row {
             window,
             train_loss: mean(|passed| passed.train_loss),
@@ -155,6 +186,8 @@ impl Window {
             tokens_per_second: (wall > 0.0).then(|| tokens as f64 / wall),
             accepted,
             excluded,
+            weights: self.judged.as_ref().map(|weights| cast.weights(weights)),
+            attacks: cast.attacks().clone(),
         })
     }
 }
@@ -187,11 +220,7 @@ impl std::fmt::Display for Row {
             cell(self.tokens_per_second, 7, 0),
             self.accepted.len(),
             self.accepted.len() + self.excluded.len(),
-        )?;
-        for exclusion in &self.excluded {
-            write!(f, "\n       {} not merged: {}", exclusion.peer.short(), exclusion.detail)?;
-        }
-        Ok(())
+        )
     }
 }
 
@@ -216,28 +245,41 @@ mod tests {
 
     #[test]
     fn a_row_is_whole_when_everybody_has_spoken() {
-        let mut story = Story::default();
         let peers = vec![PeerId([1; 32]), PeerId([2; 32])];
+        let cheat = PeerId([3; 32]);
+        let cast = Cast::new(3, &["zeros=1".parse().unwrap()]).unwrap();
+        let cast = cast.with("miner-0", peers[0]).with("miner-1", peers[1]).with("miner-2", cheat);
+        let mut story = Story::new(cast);
+        let weights = [(peers[0], 0.75), (peers[1], 0.25)].into();
+        story.hear("aggregator", &Event::Judged { window: 0, weights });
         story.hear(
             "aggregator",
             &Event::Closed {
                 window: 0,
                 state_root: Digest([0; 32]),
                 accepted: peers.clone(),
-                excluded: Vec::new(),
+                excluded: vec![Exclusion::new(cheat, brigade_protocol::Reason::Idle, "improves nothing")],
                 delta_bytes: 7,
             },
         );
         story.hear("miner-0", &passed(0, 100, 8.0));
-        story.hear("miner-1", &passed(0, 300, 6.0));
-        assert!(story.whole_row(0, 1000).is_none());
+        // One whose update was not merged is neither waited for nor counted.
+        story.hear("miner-2", &passed(0, 9000, 1.0));
         story.hear("validator", &Event::Evaluated { window: 0, heldout_loss: 3.0, bits_per_byte: 1.5 });
+        assert!(story.whole_row(0, 1000).is_none());
+        story.hear("miner-1", &passed(0, 300, 6.0));
         let row = story.whole_row(0, 1000).unwrap();
         assert_eq!(row.bytes_up_per_peer, Some(200.0));
         assert_eq!((row.ratio_fp32, row.ratio_bf16), (Some(20.0), Some(10.0)));
         assert_eq!(row.utilization, Some(0.7));
         assert_eq!(row.tokens_per_second, Some(20.0));
         assert_eq!(row.accepted, peers);
+        let remarks = "\n       miner-2 (zeros) not merged: improves nothing\
+                       \n       weights: miner-0 75 %  miner-1 25 %  miner-2 (zeros) 0 %";
+        assert_eq!(story.cast().remarks(&row), remarks);
+        let json = serde_json::to_value(&row).unwrap();
+        assert_eq!(json["weights"]["miner-2"], 0.0);
+        assert_eq!(json["attacks"]["miner-2"], "zeros");
         assert_eq!(story.rows(1000), [row]);
     }
 

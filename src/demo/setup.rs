@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::sync::mpsc::UnboundedReceiver;
 use toml::{Table, Value};
 
+use super::cast::Cast;
 use super::children::{Children, Heard, Spec};
 use super::place::{Memory, Place};
 use super::{Options, plan};
@@ -17,32 +18,35 @@ use crate::run::create;
 use crate::shutdown::Shutdown;
 
 /// Everybody but the store, in the order in which they are started.
-pub(super) fn participants(miners: u32) -> Vec<String> {
-    let miners = (0..miners).map(|number| format!("miner-{number}"));
-    ["aggregator".to_owned(), "validator".to_owned()].into_iter().chain(miners).collect()
+pub(super) fn participants(cast: &Cast) -> Vec<String> {
+    let officials = ["aggregator".to_owned(), "validator".to_owned()];
+    officials.into_iter().chain(cast.miners().iter().cloned()).collect()
 }
 
 /// Starts the store and makes sure that the run is in it.
 pub(super) async fn prepare(
     options: &Options,
+    cast: &Cast,
     place: &Place,
     children: &mut Children,
     inbox: &mut UnboundedReceiver<(String, Heard)>,
     shutdown: &Shutdown,
-) -> anyhow::Result<Memory> {
+) -> anyhow::Result<()> {
     let remembered = place.memory()?;
     if let Some(memory) = &remembered {
-        let asked = (options.windows, options.miners, &options.model);
+        let asked = (options.windows, options.miners, &options.model, &options.attacks);
+        let cheats: String = memory.attacks.iter().map(|part| format!(" --attack {part}")).collect();
         anyhow::ensure!(
-            asked == (memory.windows, memory.miners, &memory.model),
-            "{} holds a run of {} windows with {} miners and model {}; ask for the same to resume it, or name another --dir",
+            asked == (memory.windows, memory.miners, &memory.model, &memory.attacks),
+            "{} holds a run of {} windows with {} miners and model {}{cheats}; ask for the same to resume it, or name another \
+             --dir",
             options.dir.display(),
             memory.windows,
             memory.miners,
             memory.model
         );
     }
-    let names = participants(options.miners);
+    let names = participants(cast);
     place.prepare_store(&names[1..])?;
     let args = vec![
         "serve".into(),
@@ -52,10 +56,10 @@ pub(super) async fn prepare(
     ];
     children.start(Spec { name: "store".into(), args, folder: place.path("store-log") })?;
     shutdown.or(wait_for_store(place, inbox)).await??;
-    match remembered {
-        Some(memory) => Ok(memory),
-        None => shutdown.or(create_run(options, place, &names)).await?,
+    if remembered.is_none() {
+        shutdown.or(create_run(options, place, &names)).await??;
     }
+    Ok(())
 }
 
 /// Waits until the store answers, or says why it will not.
@@ -73,7 +77,7 @@ async fn wait_for_store(place: &Place, inbox: &mut UnboundedReceiver<(String, He
     }
 }
 
-async fn create_run(options: &Options, place: &Place, names: &[String]) -> anyhow::Result<Memory> {
+async fn create_run(options: &Options, place: &Place, names: &[String]) -> anyhow::Result<()> {
     let vocabulary = prepare_data(options, place).await?;
     let settings = terms(options, place, vocabulary)?;
     place.write_run(&settings)?;
@@ -92,9 +96,9 @@ async fn create_run(options: &Options, place: &Place, names: &[String]) -> anyho
         windows: options.windows,
         miners: options.miners,
         model: options.model.clone(),
+        attacks: options.attacks.clone(),
     };
-    place.remember(&memory)?;
-    Ok(memory)
+    place.remember(&memory)
 }
 
 /// Turns text into shards in the run's bucket; returns the size of the vocabulary.
@@ -116,7 +120,8 @@ async fn prepare_data(options: &Options, place: &Place) -> anyhow::Result<u32> {
 
 /// The terms as an operator would write them in `run.toml`.
 fn terms(options: &Options, place: &Place, vocabulary: u32) -> anyhow::Result<Table> {
-    let terms = plan::terms(&options.model, options.miners, options.windows);
+    let terms = plan::terms(&options.model, options.miners, options.windows)
+        .under_attack(&options.model, &options.attacks);
     let validator = place.identity("validator")?;
     place.identity("aggregator")?;
     let mut entry = Table::new();

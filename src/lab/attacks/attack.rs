@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A way to cheat.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Attack {
     /// The honest update times 10.
@@ -83,6 +83,11 @@ impl Attack {
         Self::LyingValidator,
         Self::Malformed,
     ];
+
+    /// Whether a miner can do it alone. The others need cheats that share their work, or a validator that lies.
+    pub(crate) fn is_of_one_miner(self) -> bool {
+        !matches!(self, Self::Colluders | Self::SybilSplit | Self::LyingValidator)
+    }
 
     /// The first window in which somebody cheats.
     pub(super) fn begins(self) -> u64 {

@@ -5,11 +5,13 @@
 //! | `attack` | the cheats |
 //! | `deliver` | what each sends |
 //! | `run` | one run under attack, through the real records, codec, checks, scores, judgement and merge |
+//! | `cheat` | the same cheats as miners of a real run |
 //! | `officials` | what the aggregator and the validators do in it |
 //! | `outcome` | what was seen of everybody, and the figures that follow |
 //! | `table`, `picture` | for a person |
 
 mod attack;
+mod cheat;
 mod deliver;
 mod officials;
 mod outcome;
@@ -28,6 +30,7 @@ use brigade_protocol::{Digest, FORMAT_VERSION, Manifest, Official, Timestamp, Va
 use serde::Serialize;
 
 pub use attack::Attack;
+pub(crate) use cheat::{Cheat, Stage};
 use outcome::Outcome;
 pub use picture::draw;
 use run::{Run, Setting, VALIDATORS, key};

@@ -284,7 +284,7 @@ fn is_divergence(error: &anyhow::Error) -> bool {
 }
 
 /// What becomes of a delivery on its way, if that is the cheat.
-fn spoilt(attack: Attack, window: u64, mut delivery: Delivery) -> Delivery {
+pub(super) fn spoilt(attack: Attack, window: u64, mut delivery: Delivery) -> Delivery {
     let bytes = &mut delivery.update;
     match attack {
         Attack::TwoFaced => {

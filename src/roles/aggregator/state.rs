@@ -147,7 +147,7 @@ impl Aggregator {
         let close = self.run.create(&RunKey::Close(window), close, self.identity.signing()).await?;
         state.replica.advance(open, &close)?;
         state.expect_error_feedback(&close)?;
-        self.tell_closed(&close.record);
+        self.tell_closed(&close.record, &verdict.record);
         Ok(())
     }
 
@@ -167,7 +167,10 @@ impl Aggregator {
         Ok(pin)
     }
 
-    fn tell_closed(&self, close: &Close) {
+    fn tell_closed(&self, close: &Close, verdict: &Verdict) {
+        let standings = verdict.standings.iter();
+        let weights = standings.map(|standing| (standing.peer, standing.weight)).collect();
+        self.pace.reporter.tell(Event::Judged { window: close.window, weights });
         if close.accepted.is_empty() {
             let message = format!(
                 "window {} closed with nothing to merge, θ stays; look at the reasons for the exclusions",

@@ -12,6 +12,7 @@ use super::state::{Memory, PeerState, Place, Sent};
 use super::train::Trained;
 use super::{Miner, is_merged};
 use crate::events::Event;
+use crate::lab::attacks::Stage;
 use crate::run::frame_digest;
 
 /// What a window's training left behind.
@@ -83,6 +84,20 @@ impl Miner {
         }
     }
 
+    /// Puts what a cheat sends in the place of what its miner has made. The honest send what they have made.
+    pub(super) async fn forge(
+        &self,
+        open: &Signed<Open>,
+        trained: &Trained,
+        sent: &mut Sent,
+    ) -> anyhow::Result<()> {
+        let Some(cheat) = &self.cheat else { return Ok(()) };
+        let stage = Stage { run: &self.run, identity: &self.identity, pace: &self.pace, open };
+        let receipt = self.receipt(open, trained, sent.place.samples, &sent.update);
+        (sent.update, sent.receipt) = cheat.instead(&stage, &sent.update, receipt).await?;
+        Ok(())
+    }
+
     /// Delivers an update for the first time.
     ///
     /// The update alone says nothing, so it may go up while it goes to disk. The receipt waits for both: none is ever out
@@ -120,7 +135,7 @@ impl Miner {
     /// What was sent stays sent, also when a device made something else of the same window the second time: the
     /// difference goes into error feedback.
     pub(super) fn keep_to(&self, sent: &Sent, open: &Open, made: &mut Compressed) -> anyhow::Result<()> {
-        if made.sent.update == sent.update {
+        if made.sent.update == sent.update || self.cheat.is_some() {
             return Ok(());
         }
         let e = Arc::make_mut(&mut made.state.error_feedback).tensors_mut();
@@ -139,6 +154,10 @@ impl Miner {
     ///
     /// The disk keeps the state as it was before: after a restart this comes to the same again.
     pub(super) async fn settle(&self, next: u64, memory: &mut Memory) -> anyhow::Result<()> {
+        if self.cheat.is_some() {
+            // What a cheat has sent was not taken out of its error feedback.
+            return Ok(());
+        }
         let Memory { state, sent } = memory;
         let Some(state) = state.as_mut().filter(|state| !state.settled && state.place.window < next) else {
             return Ok(());

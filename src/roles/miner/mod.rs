@@ -26,12 +26,13 @@ use brigade_protocol::assignment::Draw;
 use brigade_protocol::{Close, Digest, Open, Role, Signed};
 use saver::Saver;
 use state::{Memory, Store};
-use train::{StepFailed, Trained, train_window};
+use train::{StepFailed, Task, Trained, train_window};
 use watch::Watch;
 
 use crate::config::Participant;
 use crate::events::{Event, Reporter};
 use crate::identity::Identity;
+use crate::lab::attacks::{Attack, Cheat};
 use crate::roles::follow::{Follower, Pace, follow};
 use crate::roles::model::Model;
 use crate::roles::samples::{Samples, Ticket};
@@ -51,13 +52,20 @@ struct Miner {
     memory: Memory,
     watch: Watch,
     pace: Pace,
+    /// Nobody is one by accident: only a demo under attack starts such miners.
+    cheat: Option<Cheat>,
 }
 
-/// Runs the miner until the run is over or somebody wants it to stop.
+/// Runs the miner until the run is over or somebody wants it to stop; with an `attack` it cheats that way.
 ///
 /// # Errors
 /// When the configuration is wrong, a bucket cannot be used, memory is too small, the device is gone, or training diverges.
-pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) -> anyhow::Result<()> {
+pub async fn run(
+    settings: Participant,
+    attack: Option<Attack>,
+    reporter: Reporter,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
     let identity = Identity::load(&settings.identity)?;
     let own = settings.open_own()?;
     own.probe().await?;
@@ -86,6 +94,7 @@ pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) 
         saver: Arc::clone(&saver),
         memory,
         watch,
+        cheat: attack.map(Cheat::new),
     };
     miner.ask().await?;
     let outcome = follow(miner).await;
@@ -228,12 +237,13 @@ impl Miner {
                 format!("window {window} was delivered, but its state is not on the disk; training it again");
             self.pace.reporter.tell(Event::Warning { message });
         }
-        let Some((trained, samples)) = self.train(replica, open, sent.is_some()).await? else {
+        let task = self.task(replica, open);
+        let Some((trained, samples)) = self.train(&task, open, sent.is_some()).await? else {
             let message = format!("window {window} given up: training did not end well before its deadline");
             self.pace.reporter.tell(Event::Warning { message });
             return Ok(None);
         };
-        let mut made = self.compress(open, &replica.theta, &trained, samples, memory.state.take()).await?;
+        let mut made = self.compress(open, &task.theta, &trained, samples, memory.state.take()).await?;
         if let Some(sent) = &sent {
             self.keep_to(sent, &open.record, &mut made)?;
         }
@@ -241,6 +251,7 @@ impl Miner {
         if sent.is_some() {
             return Ok(None);
         }
+        self.forge(open, &trained, &mut made.sent).await?;
         memory.push(made.sent.clone());
         self.deliver(&made.sent).await?;
         let bytes = made.sent.update.len() as u64;
@@ -248,25 +259,35 @@ impl Miner {
         Ok(Some(trained))
     }
 
-    /// Trains the window. Nothing comes back when its deadline passes first, unless it is trained `again`.
-    async fn train(
-        &self,
-        replica: &Replica,
-        open: &Signed<Open>,
-        again: bool,
-    ) -> anyhow::Result<Option<(Trained, Digest)>> {
-        let training = self.run.manifest().training.clone();
-        let (window, deadline) = (open.record.window, open.record.deadline);
+    /// What the window asks of this miner.
+    fn task(&self, replica: &Replica, open: &Signed<Open>) -> Task {
         let ticket = Ticket {
             previous_seed: replica.previous_seed,
             seed: open.record.seed,
             draw: Draw::Assigned(self.identity.id()),
         };
+        let training = self.run.manifest().training.clone();
+        let task = Task { theta: Arc::clone(&replica.theta), ticket, training };
+        match &self.cheat {
+            Some(cheat) => cheat.bend(task, &self.identity.id()),
+            None => task,
+        }
+    }
+
+    /// Trains the window. Nothing comes back when its deadline passes first, unless it is trained `again`.
+    async fn train(
+        &self,
+        task: &Task,
+        open: &Signed<Open>,
+        again: bool,
+    ) -> anyhow::Result<Option<(Trained, Digest)>> {
+        let training = task.training.clone();
+        let (window, deadline) = (open.record.window, open.record.deadline);
         let (feed, samples) =
-            self.samples.feed(ticket, training.inner_steps as usize, training.batch_size as usize);
+            self.samples.feed(task.ticket, training.inner_steps as usize, training.batch_size as usize);
         // The shards of the next window follow from this window's seed.
         let _prefetch = self.samples.prefetch(open.record.seed, self.identity.id());
-        let theta = Arc::clone(&replica.theta);
+        let theta = Arc::clone(&task.theta);
         let (clock, shutdown, watch) =
             (self.run.bucket().clock(), self.pace.shutdown.clone(), self.watch.clone());
         let start = self.run.manifest().start_sequences();

@@ -8,7 +8,18 @@ use brigade_protocol::{Parameters, Training};
 use brigade_trainer::{Error, TokenBatch, Trainer};
 
 use crate::events::Event;
+use crate::roles::samples::Ticket;
 use crate::throughput::median;
+
+/// What a window asks of a miner.
+pub(crate) struct Task {
+    /// Where training starts.
+    pub(crate) theta: Arc<Parameters>,
+    /// Which sequences.
+    pub(crate) ticket: Ticket,
+    /// How many steps, and at which learning rates.
+    pub(crate) training: Training,
+}
 
 /// What a window's training came to.
 pub(crate) struct Trained {
