@@ -21,12 +21,13 @@ use anyhow::Context as _;
 use brigade_bucket::keys::{DataFile, RunKey};
 use brigade_bucket::{Bucket, Creation, Pin, PollPolicy};
 use brigade_codec::{
-    Binding, CodeBits, CodecConfig, Delta, DeltaBinding, DeltaConfig, Frame, Layout, max_delta_bytes,
+    Binding, CodeBits, CodecConfig, Delta, DeltaBinding, DeltaConfig, Frame, Layout, Update, max_delta_bytes,
+    max_update_bytes,
 };
 use brigade_protocol::checks::expect_digest;
 use brigade_protocol::{
-    Close, Cutoff, DatasetIndex, Digest, Envelope, Manifest, ObjectPin, Open, PeerId, Record, Roster, Signed,
-    SigningKey, Verdict,
+    Close, Cutoff, DatasetIndex, Digest, Envelope, FilePin, Manifest, ObjectPin, Open, PeerId, Record,
+    Roster, Signed, SigningKey, Verdict,
 };
 use bytes::Bytes;
 
@@ -259,6 +260,30 @@ impl Run {
     pub async fn pinned(&self, pin: &ObjectPin) -> anyhow::Result<Bytes> {
         let wanted = Pin { etag: None, sha256: pin.sha256, size: pin.size };
         Ok(self.bucket.get_pinned(&pin.key, &wanted).await?)
+    }
+
+    /// The run's copy of the update of `peer` that `pin` fixes, whole and through the decoder.
+    ///
+    /// Must be called on a runtime of several threads: decoding keeps one of them busy.
+    ///
+    /// # Errors
+    /// The inner result says how the update breaks the format, which is its peer's fault; the outer one that the copy is
+    /// missing, another one, or cannot be read.
+    pub async fn update(
+        &self,
+        open: &Open,
+        peer: &PeerId,
+        pin: &FilePin,
+    ) -> anyhow::Result<Result<Update, brigade_codec::Error>> {
+        let (layout, codec, binding) = (self.layout(), self.codec(), self.binding(open, peer));
+        let limit = max_update_bytes(layout, &codec);
+        if pin.size > limit {
+            return Ok(Err(brigade_codec::Error::TooLong { what: "file", limit, actual: pin.size }));
+        }
+        let key = RunKey::Update { window: open.window, peer: *peer }.to_string();
+        let wanted = Pin { etag: None, sha256: pin.sha256, size: pin.size };
+        let bytes = self.bucket.get_pinned(&key, &wanted).await?;
+        Ok(tokio::task::block_in_place(|| Update::parse(bytes, layout, &codec, &binding)))
     }
 
     /// The delta that `close` commits; `None` when θ stays.

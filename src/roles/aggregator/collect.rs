@@ -79,21 +79,15 @@ impl Aggregator {
         let received_at = object.meta.last_modified.min(open.record.deadline);
         let receipt = self.expected(open, &update_key).check(peer, &object.bytes, received_at);
         let receipt = receipt.map_err(|exclusion| anyhow::anyhow!("{key}: {}", exclusion.detail))?;
-        let update = RunKey::Update { window, peer }.to_string();
-        let promised = &receipt.record.update;
-        let pin = Pin { etag: None, sha256: promised.sha256, size: promised.size };
-        let bytes = self.run.bucket().get_pinned(&update, &pin).await?;
-        let (layout, codec, binding) =
-            (self.run.layout(), self.run.codec(), self.run.binding(&open.record, &peer));
-        let parsed = tokio::task::block_in_place(|| Update::parse(bytes, layout, &codec, &binding))?;
+        let update = self.run.update(&open.record, &peer, &receipt.record.update).await??;
         Ok(Some(Pinned {
             peer,
-            update: promised.clone(),
+            update: receipt.record.update,
             etag: String::new(),
             receipt: receipt.digest,
             received_at,
             mirrored_at: object.meta.last_modified,
-            content: Digest(parsed.frame().content()),
+            content: Digest(update.frame().content()),
         }))
     }
 

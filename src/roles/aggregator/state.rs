@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use brigade_bucket::Pin;
 use brigade_bucket::keys::RunKey;
 use brigade_codec::{Delta, Update};
 use brigade_protocol::checks::expect_digest;
@@ -93,16 +92,11 @@ impl State {
 
 /// The updates that `close` merged, from the mirror.
 async fn mirrored(run: &Run, open: &Signed<Open>, close: &Close) -> anyhow::Result<BTreeMap<PeerId, Update>> {
-    let window = close.window;
-    let cutoff = run.cutoff(window).await?.context("closed but not cut off")?;
+    let cutoff = run.cutoff(close.window).await?.context("closed but not cut off")?;
     let mut updates = BTreeMap::new();
     for pinned in &cutoff.record.pinned {
         if close.accepted.iter().any(|share| share.peer == pinned.peer) {
-            let key = RunKey::Update { window, peer: pinned.peer }.to_string();
-            let pin = Pin { etag: None, sha256: pinned.update.sha256, size: pinned.update.size };
-            let bytes = run.bucket().get_pinned(&key, &pin).await?;
-            let binding = run.binding(&open.record, &pinned.peer);
-            updates.insert(pinned.peer, Update::parse(bytes, run.layout(), &run.codec(), &binding)?);
+            updates.insert(pinned.peer, run.update(&open.record, &pinned.peer, &pinned.update).await??);
         }
     }
     Ok(updates)
