@@ -6,11 +6,13 @@
 //! | [`checkpoint`] | θ as a Hugging Face folder |
 //! | [`create`] | the first objects of a run |
 //! | [`lobby`] | asking to take part; opening what peers sealed |
+//! | [`outer`] | merging, and the aggregator's error feedback beside θ |
 //! | [`replica`] | θ in memory, moved along by closes |
 
 pub mod checkpoint;
 pub mod create;
 pub mod lobby;
+pub mod outer;
 pub mod replica;
 mod start;
 
@@ -24,7 +26,7 @@ use brigade_codec::{
     Binding, CodeBits, CodecConfig, Delta, DeltaBinding, DeltaConfig, Frame, Layout, Update, max_delta_bytes,
     max_update_bytes,
 };
-use brigade_protocol::checks::expect_digest;
+use brigade_protocol::checks::{Expected, expect_digest};
 use brigade_protocol::{
     Close, Cutoff, DatasetIndex, Digest, Envelope, FilePin, Manifest, ObjectPin, Open, PeerId, Record,
     Roster, Signed, SigningKey, Verdict,
@@ -135,6 +137,11 @@ impl Run {
     /// What the delta of the window of `open` must be made for.
     pub fn delta_binding(&self, open: &Open) -> DeltaBinding {
         DeltaBinding { run: self.id().0, window: open.window, start_state_root: open.state_root.0 }
+    }
+
+    /// What a receipt that answers `open` must be; `update_key` is the update's key in the peer's bucket.
+    pub fn expected<'a>(&self, open: &'a Signed<Open>, update_key: &'a str) -> Expected<'a> {
+        Expected { open, update_key, max_update_bytes: max_update_bytes(self.layout(), &self.codec()) }
     }
 
     /// Reads the aggregator's record at `key`, if it is there.
