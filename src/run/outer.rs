@@ -1,6 +1,6 @@
 //! The outer step: merging a window's updates, and what that changes: θ and the aggregator's error feedback.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -142,9 +142,10 @@ pub(crate) fn delta_pin(run: &Run, window: u64, bytes: &[u8]) -> FilePin {
 /// The updates that `close` merged, from the mirror.
 async fn mirrored(run: &Run, open: &Signed<Open>, close: &Close) -> anyhow::Result<BTreeMap<PeerId, Update>> {
     let cutoff = run.cutoff(close.window).await?.context("closed but not cut off")?;
+    let mut wanted: BTreeSet<PeerId> = close.accepted.iter().map(|share| share.peer).collect();
     let mut updates = BTreeMap::new();
     for pinned in &cutoff.record.pinned {
-        if close.accepted.iter().any(|share| share.peer == pinned.peer) {
+        if wanted.remove(&pinned.peer) {
             updates.insert(pinned.peer, run.update(&open.record, &pinned.peer, &pinned.update).await??);
         }
     }
