@@ -78,7 +78,7 @@ pub(super) async fn redo(
         findings.compare("error_feedback_root", &moved.1, &said.error_feedback_root),
     ];
     // A close that names another opening was compared with it already.
-    outer.replica.window += 1;
+    outer.replica.window = outer.replica.window.saturating_add(1);
     outer.replica.state_root = moved.0;
     outer.replica.previous_seed = open.record.seed;
     Ok(is_same == [true, true])

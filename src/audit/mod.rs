@@ -100,9 +100,10 @@ impl Auditor<'_> {
             if at == Some(window) {
                 return Ok(detours);
             }
-            let first = [at, self.lost].into_iter().flatten().max().map_or(0, |last| last + 1);
+            let last = at.max(self.lost);
+            let nearest = self.checkpoints.range(..=window).next_back().copied();
             // Far ahead it is quicker to begin anew than to merge all that lies between.
-            if let Some(&nearest) = self.checkpoints.range(first..=window).next_back() {
+            if let Some(nearest) = nearest.filter(|nearest| Some(*nearest) > last) {
                 if let Err(error) = self.begin(nearest).await {
                     self.lose(nearest);
                     start.blame_as(
@@ -204,7 +205,7 @@ impl Auditor<'_> {
         }
 
         if let Some(close) = &close
-            && self.checkpoints.contains(&(window + 1))
+            && self.checkpoints.contains(&window.saturating_add(1))
         {
             let mut findings = Findings::of(Step::Checkpoint);
             close::check_checkpoint(run, close, &mut findings).await?;

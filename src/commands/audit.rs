@@ -66,13 +66,13 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let differ: Vec<u64> =
         reports.iter().filter(|report| !report.differences.is_empty()).map(|report| report.window).collect();
     let differences: usize = reports.iter().map(|report| report.differences.len()).sum();
-    anyhow::ensure!(
-        differences == 0,
-        "{differences} differences, the first in window {}; the run's bucket is not what the run's rules lead to: keep a copy, \
-         ask its operator, and do not build on θ from there on before it is explained",
-        differ.first().copied().unwrap_or_default()
-    );
-    Ok(())
+    let Some(first) = differ.first() else { return Ok(()) };
+    let number =
+        if differences == 1 { "1 difference".to_owned() } else { format!("{differences} differences") };
+    anyhow::bail!(
+        "{number}, from window {first} on: the run's bucket is not what the run's rules lead to; keep a copy, ask its operator, \
+         and do not build on that θ before it is explained"
+    )
 }
 
 /// A window, a line a step, and what is to say of it.
