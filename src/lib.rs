@@ -5,6 +5,7 @@
 //!
 //! | module | role |
 //! | --- | --- |
+//! | [`mod@audit`] | closed windows done again by anybody |
 //! | [`mod@bench`] | measurements that a user can repeat |
 //! | [`commands`] | the command line, one file a command |
 //! | [`config`] | configuration files |
@@ -23,6 +24,7 @@
 //! | [`terminal`] | progress bars and log lines on one terminal |
 //! | [`throughput`] | how much of a device goes into the model |
 
+pub mod audit;
 pub mod bench;
 pub mod commands;
 pub mod config;

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod audit;
 mod bench;
 #[cfg(feature = "torch")]
 mod bench_train;
@@ -47,6 +48,8 @@ enum Command {
     Validator(role::Args),
     /// Open windows, merge updates, close windows.
     Aggregator(role::Args),
+    /// Do closed windows again from the run's bucket alone, and say what differs.
+    Audit(audit::Args),
     /// Create a run, or look at one.
     #[command(subcommand)]
     Run(run::Action),
@@ -99,6 +102,7 @@ impl Cli {
             #[cfg(feature = "torch")]
             Command::Validator(args) => role::run(args, crate::roles::validator::run),
             Command::Aggregator(args) => role::run(args, crate::roles::aggregator::run),
+            Command::Audit(args) => audit::run(&args),
             Command::Run(action) => run::run(action),
             Command::Identity(action) => identity::run(action),
             Command::Data(action) => data::run(action),

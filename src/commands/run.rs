@@ -1,6 +1,11 @@
 //! `brigade run`: create a run, fetch its model.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use brigade_protocol::PeerId;
+use brigade_protocol::gauntlet::{Standing, set_weights};
 
 use super::answer;
 use crate::config::{self, Participant, RunSettings};
@@ -25,6 +30,21 @@ pub(super) enum Action {
         /// The folder to write.
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+    },
+    /// Everybody's standing and share of the reward after a closed window, the newest one if none is given.
+    Weights {
+        /// Settings of any participant (TOML).
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// The window.
+        #[arg(long, value_name = "W")]
+        window: Option<u64>,
+        /// The number of every peer on a chain, as JSON: {"PEER": UID, …}. The answer is then what Bittensor's `set_weights` takes.
+        #[arg(long, value_name = "FILE")]
+        uids: Option<PathBuf>,
+        /// Answer as JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -52,6 +72,59 @@ pub(super) fn run(action: Action) -> anyhow::Result<()> {
                 checkpoint::download(&run, &newest, &out).await?;
                 answer(serde_json::json!({ "window": newest.window, "folder": out }))
             }
+            Action::Weights { config, window, uids, json } => {
+                let settings = Participant::read(&config)?;
+                let run = Run::load(settings.open_run()?, &settings.run_id, settings.poll()).await?;
+                let window = match window {
+                    Some(window) => window,
+                    None => newest_closed(&run).await?,
+                };
+                anyhow::ensure!(run.close(window).await?.is_some(), "window {window} is not closed");
+                let standings = run.standings(window + 1).await?;
+                match uids {
+                    Some(path) => answer(on_chain(&standings, &path)?),
+                    None if json => answer(serde_json::json!({ "window": window, "standings": standings })),
+                    None => answer(table(window, &standings)),
+                }
+            }
         }
     })
+}
+
+/// The last window that is closed.
+async fn newest_closed(run: &Run) -> anyhow::Result<u64> {
+    let checkpoint = checkpoint::latest(run).await?.record.window;
+    let mut next = checkpoint;
+    while run.close(next).await?.is_some() {
+        next += 1;
+    }
+    next.checked_sub(1).context("no window is closed yet")
+}
+
+/// What `set_weights` takes: numbers and weights, of which the largest is 65535.
+fn on_chain(standings: &[Standing], path: &Path) -> anyhow::Result<serde_json::Value> {
+    let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let uids: BTreeMap<String, u16> = serde_json::from_slice(&text)
+        .with_context(|| format!("{} must be {{\"PEER\": UID, …}}", path.display()))?;
+    let uids = uids
+        .into_iter()
+        .map(|(peer, uid)| Ok((peer.parse().with_context(|| format!("`{peer}` is no peer"))?, uid)))
+        .collect::<anyhow::Result<Vec<(PeerId, u16)>>>()?;
+    let (uids, weights): (Vec<u16>, Vec<u16>) = set_weights(standings, &uids).into_iter().unzip();
+    Ok(serde_json::json!({ "uids": uids, "weights": weights }))
+}
+
+fn table(window: u64, standings: &[Standing]) -> String {
+    let mut lines = vec![format!("after window {window}\n{:<64}  weight   skill  credit  windows", "peer")];
+    lines.extend(standings.iter().map(|standing| {
+        format!(
+            "{}  {:>5.1}%  {:>6.2}  {:>6.2}  {:>7}",
+            standing.peer,
+            100.0 * standing.weight,
+            standing.rating.ordinal(),
+            standing.credit,
+            standing.windows
+        )
+    }));
+    lines.join("\n")
 }

@@ -1,6 +1,6 @@
 //! Checkpoints: θ as a Hugging Face folder in the run's bucket, under a signed record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -95,17 +95,26 @@ pub async fn latest(run: &Run) -> anyhow::Result<Signed<Checkpoint>> {
 /// # Errors
 /// As [`latest`].
 pub async fn latest_until(run: &Run, last: u64) -> anyhow::Result<Signed<Checkpoint>> {
-    let listed = run.bucket().list(RunKey::CHECKPOINTS, 1_000_000).await?;
-    let newest = listed
-        .iter()
-        .filter_map(|object| match object.key.parse() {
-            Ok(RunKey::Checkpoint { window, file: CheckpointFile::Record }) => Some(window),
-            _ => None,
-        })
-        .filter(|window| *window <= last)
-        .max()
+    let newest = windows(run)
+        .await?
+        .range(..=last)
+        .next_back()
+        .copied()
         .context("the run has no checkpoint; `brigade run create` has not finished")?;
     at(run, newest).await?.with_context(|| format!("checkpoint {newest} has vanished"))
+}
+
+/// The windows that a committed checkpoint lies before.
+///
+/// # Errors
+/// When the store fails.
+pub async fn windows(run: &Run) -> anyhow::Result<BTreeSet<u64>> {
+    let listed = run.bucket().list(RunKey::CHECKPOINTS, 1_000_000).await?;
+    let window = |key: &str| match key.parse() {
+        Ok(RunKey::Checkpoint { window, file: CheckpointFile::Record }) => Some(window),
+        _ => None,
+    };
+    Ok(listed.iter().filter_map(|object| window(&object.key)).collect())
 }
 
 /// The checkpoint before `window`, if it is committed.

@@ -6,11 +6,13 @@
 //! | [`checkpoint`] | θ as a Hugging Face folder |
 //! | [`create`] | the first objects of a run |
 //! | [`lobby`] | asking to take part; opening what peers sealed |
+//! | [`outer`] | merging, and the aggregator's error feedback beside θ |
 //! | [`replica`] | θ in memory, moved along by closes |
 
 pub mod checkpoint;
 pub mod create;
 pub mod lobby;
+pub mod outer;
 pub mod replica;
 mod start;
 
@@ -21,13 +23,14 @@ use anyhow::Context as _;
 use brigade_bucket::keys::{DataFile, RunKey};
 use brigade_bucket::{Bucket, Creation, Pin, PollPolicy};
 use brigade_codec::{
-    Binding, CodeBits, CodecConfig, Delta, DeltaBinding, DeltaConfig, Frame, Layout, max_delta_bytes,
+    Binding, CodeBits, CodecConfig, Delta, DeltaBinding, DeltaConfig, Frame, Layout, Update, max_delta_bytes,
+    max_update_bytes,
 };
-use brigade_protocol::checks::expect_digest;
+use brigade_protocol::checks::{Expected, expect_digest};
 use brigade_protocol::gauntlet::Standing;
 use brigade_protocol::{
-    Close, Cutoff, DatasetIndex, Digest, Envelope, Manifest, ObjectPin, Open, PeerId, Record, Roster, Signed,
-    SigningKey, Verdict,
+    Close, Cutoff, DatasetIndex, Digest, Envelope, FilePin, Manifest, ObjectPin, Open, PeerId, Record,
+    Roster, Signed, SigningKey, Verdict,
 };
 use bytes::Bytes;
 
@@ -135,6 +138,12 @@ impl Run {
     /// What the delta of the window of `open` must be made for.
     pub fn delta_binding(&self, open: &Open) -> DeltaBinding {
         DeltaBinding { run: self.id().0, window: open.window, start_state_root: open.state_root.0 }
+    }
+
+    /// What a receipt that answers `open` must be; `update_key` is the update's key in the peer's bucket.
+    pub fn expected<'a>(&self, open: &'a Signed<Open>, update_key: &'a str) -> Expected<'a> {
+        let max_update_bytes = max_update_bytes(self.layout(), &self.codec());
+        Expected { open, update_key, max_update_bytes, start_sequences: self.manifest().start_sequences() }
     }
 
     /// Reads the aggregator's record at `key`, if it is there.
@@ -270,6 +279,30 @@ impl Run {
     pub async fn pinned(&self, pin: &ObjectPin) -> anyhow::Result<Bytes> {
         let wanted = Pin { etag: None, sha256: pin.sha256, size: pin.size };
         Ok(self.bucket.get_pinned(&pin.key, &wanted).await?)
+    }
+
+    /// The run's copy of the update of `peer` that `pin` fixes, whole and through the decoder.
+    ///
+    /// Must be called on a runtime of several threads: decoding keeps one of them busy.
+    ///
+    /// # Errors
+    /// The inner result says how the update breaks the format, which is its peer's fault; the outer one that the copy is
+    /// missing, another one, or cannot be read.
+    pub async fn update(
+        &self,
+        open: &Open,
+        peer: &PeerId,
+        pin: &FilePin,
+    ) -> anyhow::Result<Result<Update, brigade_codec::Error>> {
+        let (layout, codec, binding) = (self.layout(), self.codec(), self.binding(open, peer));
+        let limit = max_update_bytes(layout, &codec);
+        if pin.size > limit {
+            return Ok(Err(brigade_codec::Error::TooLong { what: "file", limit, actual: pin.size }));
+        }
+        let key = RunKey::Update { window: open.window, peer: *peer }.to_string();
+        let wanted = Pin { etag: None, sha256: pin.sha256, size: pin.size };
+        let bytes = self.bucket.get_pinned(&key, &wanted).await?;
+        Ok(tokio::task::block_in_place(|| Update::parse(bytes, layout, &codec, &binding)))
     }
 
     /// The delta that `close` commits; `None` when θ stays.

@@ -5,6 +5,7 @@
 
 #[path = "../../crates/bucket/tests/support/ceph.rs"]
 mod ceph;
+pub mod liar;
 pub mod stores;
 
 use std::collections::BTreeMap;

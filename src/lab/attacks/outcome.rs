@@ -51,13 +51,12 @@ impl Outcome {
         self.seen.chunk_by(|a, b| a.window == b.window)
     }
 
-    /// What the cheats of a window get beyond what is due to them, as a share of all.
+    /// What the cheats of a window get beyond what is due to them: the weights of all but the best paid, as many as are due.
     fn undue(&self, window: &[Seen]) -> f64 {
-        let weight = |cheats: bool| -> f64 {
-            window.iter().filter(|seen| seen.cheats == cheats).map(|seen| seen.weight).sum()
-        };
-        let honest = window.iter().filter(|seen| !seen.cheats).count().max(1) as f64;
-        (weight(true) - self.due as f64 * weight(false) / honest).max(0.0)
+        let cheats = window.iter().filter(|seen| seen.cheats);
+        let mut weights: Vec<f64> = cheats.map(|seen| seen.weight).collect();
+        weights.sort_by(|a, b| b.total_cmp(a));
+        weights.iter().skip(self.due).sum()
     }
 
     /// Windows from the first cheat until no cheat gets any more than its due; `None` if that never happens.
@@ -151,12 +150,11 @@ mod tests {
 
     #[test]
     fn weights_count_from_the_first_cheat_on() {
-        let honest = (false, 0.5);
-        let windows =
-            [[honest, honest, (true, 0.9)], [honest, honest, (true, 0.5)], [honest, honest, (true, 0.0)]];
+        let (honest, zero) = ((false, 0.5), (true, 0.0));
+        let windows = [[honest, (true, 0.3), (true, 0.6)], [honest, zero, (true, 0.5)], [honest, zero, zero]];
         let found = outcome(0, &windows);
         assert_eq!(found.windows_to_zero_weight(), Some(1));
-        assert!((found.cheat_reward_share() - 0.2).abs() < 1e-12);
+        assert!((found.cheat_reward_share() - 1.0 / 3.0).abs() < 1e-12);
         // Of one peer's work, one peer's share is due.
         assert_eq!(outcome(1, &windows).windows_to_zero_weight(), Some(0));
         assert_eq!(outcome(1, &windows).cheat_reward_share(), 0.0);

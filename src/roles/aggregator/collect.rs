@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use brigade_bucket::keys::{PeerFile, PeerKey, RunKey};
 use brigade_bucket::{Bucket, BucketError, Creation, Pin};
 use brigade_codec::{Update, max_update_bytes};
-use brigade_protocol::checks::{Expected, expect_digest};
+use brigade_protocol::checks::expect_digest;
 use brigade_protocol::{
     Digest, Exclusion, Join, Member, Open, PeerId, Pinned, Reason, Receipt, Record as _, Signed, Timestamp,
 };
@@ -62,12 +62,6 @@ impl Aggregator {
         GRACE + Duration::from_secs(most / SLOWEST_BYTES_PER_SECOND)
     }
 
-    fn expected<'a>(&self, open: &'a Signed<Open>, key: &'a str) -> Expected<'a> {
-        let max_update_bytes = max_update_bytes(self.run.layout(), &self.run.codec());
-        let start_sequences = self.run.manifest().start_sequences();
-        Expected { open, update_key: key, max_update_bytes, start_sequences }
-    }
-
     /// What an aggregator before this one has mirrored already.
     async fn mirrored(&self, open: &Signed<Open>, peer: PeerId) -> anyhow::Result<Option<Pinned>> {
         let window = open.record.window;
@@ -78,23 +72,17 @@ impl Aggregator {
         let update_key = PeerKey::new(self.run.id(), window, PeerFile::Update).to_string();
         // It was mirrored because it was in time; when exactly it came is the peer's store's to say, not ours.
         let received_at = object.meta.last_modified.min(open.record.deadline);
-        let receipt = self.expected(open, &update_key).check(peer, &object.bytes, received_at);
+        let receipt = self.run.expected(open, &update_key).check(peer, &object.bytes, received_at);
         let receipt = receipt.map_err(|exclusion| anyhow::anyhow!("{key}: {}", exclusion.detail))?;
-        let update = RunKey::Update { window, peer }.to_string();
-        let promised = &receipt.record.update;
-        let pin = Pin { etag: None, sha256: promised.sha256, size: promised.size };
-        let bytes = self.run.bucket().get_pinned(&update, &pin).await?;
-        let (layout, codec, binding) =
-            (self.run.layout(), self.run.codec(), self.run.binding(&open.record, &peer));
-        let parsed = tokio::task::block_in_place(|| Update::parse(bytes, layout, &codec, &binding))?;
+        let update = self.run.update(&open.record, &peer, &receipt.record.update).await??;
         Ok(Some(Pinned {
             peer,
-            update: promised.clone(),
+            update: receipt.record.update,
             etag: String::new(),
             receipt: receipt.digest,
             received_at,
             mirrored_at: object.meta.last_modified,
-            content: Digest(parsed.frame().content()),
+            content: Digest(update.frame().content()),
             start_losses: receipt.record.start_losses.clone(),
         }))
     }
@@ -137,7 +125,7 @@ impl Aggregator {
         let Some(object) = receipt else { return Ok(None) };
         let received_at = object.meta.last_modified;
         let update_key = key(PeerFile::Update);
-        let checked = self.expected(open, &update_key).check(peer, &object.bytes, received_at);
+        let checked = self.run.expected(open, &update_key).check(peer, &object.bytes, received_at);
         let receipt = checked.map_err(Refusal::Now)?;
         let promised = &receipt.record.update;
         let unavailable = |error: BucketError| {

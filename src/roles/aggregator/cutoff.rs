@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use brigade_bucket::Pin;
 use brigade_bucket::keys::RunKey;
 use brigade_codec::Update;
 use brigade_protocol::{Cutoff, Open, PeerId, Roster, Signed};
@@ -69,11 +68,7 @@ impl Aggregator {
     ) -> anyhow::Result<BTreeMap<PeerId, Update>> {
         futures::stream::iter(&cutoff.record.pinned)
             .map(async |pinned| {
-                let key = RunKey::Update { window: cutoff.record.window, peer: pinned.peer }.to_string();
-                let pin = Pin { etag: None, sha256: pinned.update.sha256, size: pinned.update.size };
-                let bytes = self.run.bucket().get_pinned(&key, &pin).await?;
-                let binding = self.run.binding(&open.record, &pinned.peer);
-                let update = Update::parse(bytes, self.run.layout(), &self.run.codec(), &binding)?;
+                let update = self.run.update(&open.record, &pinned.peer, &pinned.update).await??;
                 Ok((pinned.peer, update))
             })
             .buffered(CONCURRENT_READS)

@@ -9,12 +9,12 @@
 //! | `collect` | receipts and updates of one peer, mirrored into the run's bucket |
 //! | `cutoff` | `cutoff.json` |
 //! | `verdict` | `verdict.json` |
-//! | `state` | θ and error feedback; merging, `delta.bin`, `close.json` |
+//! | `close` | merging, `delta.bin`, `close.json` |
 
+mod close;
 mod collect;
 mod cutoff;
 mod open;
-mod state;
 mod verdict;
 
 use anyhow::Context as _;
@@ -29,8 +29,8 @@ use crate::identity::Identity;
 use crate::roles::follow::{Follower, Pace, follow};
 use crate::run::Run;
 use crate::run::checkpoint::{self, Contents};
+use crate::run::outer::Outer;
 use crate::shutdown::Shutdown;
-use state::State;
 
 /// The largest tokenizer that is read, in bytes.
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
@@ -81,7 +81,7 @@ pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) 
 }
 
 impl Follower for Aggregator {
-    type Held = State;
+    type Held = Outer;
     // A step that failed may have left θ half changed.
     const OUTLIVES_FAILURE: bool = false;
 
@@ -93,16 +93,16 @@ impl Follower for Aggregator {
         &self.pace
     }
 
-    async fn sync(&self) -> anyhow::Result<State> {
-        State::restore(&self.run).await
+    async fn sync(&self) -> anyhow::Result<Outer> {
+        Outer::newest(&self.run).await
     }
 
-    async fn arrive(&self, state: &State) -> anyhow::Result<()> {
+    async fn arrive(&self, state: &Outer) -> anyhow::Result<()> {
         self.checkpoint(state).await
     }
 
     /// Takes the window from wherever it is to its close.
-    async fn window(&mut self, state: &mut State) -> anyhow::Result<()> {
+    async fn window(&mut self, state: &mut Outer) -> anyhow::Result<()> {
         let (open, roster) = self.open(state).await?;
         let cutoff = self.cutoff(&open, &roster).await?;
         let updates = self.updates(&open, &cutoff).await?;
@@ -113,7 +113,7 @@ impl Follower for Aggregator {
 
 impl Aggregator {
     /// Publishes θ when it is due, unless it is there already.
-    async fn checkpoint(&self, state: &State) -> anyhow::Result<()> {
+    async fn checkpoint(&self, state: &Outer) -> anyhow::Result<()> {
         let window = state.replica.window;
         let due = self.run.manifest().windows.is_checkpoint(window);
         if !due || checkpoint::exists(&self.run, window).await? {

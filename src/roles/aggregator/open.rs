@@ -8,8 +8,8 @@ use brigade_protocol::{Applicant, Close, Digest, Join, Open, Record as _, Roster
 use bytes::Bytes;
 
 use super::Aggregator;
-use super::state::State;
 use crate::events::Event;
+use crate::run::outer::Outer;
 use crate::run::{is_transient, lobby};
 
 /// Wishes that are looked at in one window. Beyond this somebody floods the lobby.
@@ -17,7 +17,7 @@ const MAX_APPLICANTS: usize = 4096;
 
 impl Aggregator {
     /// Opens the window that comes next, or adopts its opening.
-    pub(super) async fn open(&self, state: &State) -> anyhow::Result<(Signed<Open>, Roster)> {
+    pub(super) async fn open(&self, state: &Outer) -> anyhow::Result<(Signed<Open>, Roster)> {
         let window = state.replica.window;
         let open = match self.run.open(window).await? {
             Some(open) => open,
@@ -32,7 +32,7 @@ impl Aggregator {
         Ok((open, roster))
     }
 
-    async fn make_open(&self, state: &State) -> anyhow::Result<Signed<Open>> {
+    async fn make_open(&self, state: &Outer) -> anyhow::Result<Signed<Open>> {
         let window = state.replica.window;
         let (base, last) = self.before(window).await?;
         let last_close = last.as_ref().map(|close| &close.record);

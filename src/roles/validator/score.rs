@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use brigade_bucket::Pin;
-use brigade_bucket::keys::RunKey;
 use brigade_codec::Update;
 use brigade_protocol::assignment::Draw;
 use brigade_protocol::{Cutoff, Digest, Exclusion, Open, Pinned, Reason, Scores, Signed};
@@ -97,13 +95,8 @@ impl Validator {
         open: &Signed<Open>,
         pinned: &Pinned,
     ) -> anyhow::Result<Result<Update, Exclusion>> {
-        let peer = pinned.peer;
-        let key = RunKey::Update { window: open.record.window, peer }.to_string();
-        let pin = Pin { etag: None, sha256: pinned.update.sha256, size: pinned.update.size };
-        let bytes = self.run.bucket().get_pinned(&key, &pin).await?;
-        let binding = self.run.binding(&open.record, &peer);
-        Ok(Update::parse(bytes, self.run.layout(), &self.run.codec(), &binding)
-            .map_err(|error| Exclusion::new(peer, Reason::Malformed, error)))
+        let parsed = self.run.update(&open.record, &pinned.peer, &pinned.update).await?;
+        Ok(parsed.map_err(|error| Exclusion::new(pinned.peer, Reason::Malformed, error)))
     }
 }
 
