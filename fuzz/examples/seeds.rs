@@ -8,7 +8,8 @@ use brigade_codec::{Update, compress, merge};
 use brigade_fuzz::input::{
     BINDING, DELTA_BINDING, DELTAS, RAW, REHASHED, SECTIONS, SETTLED, Setting, UPDATES, selector,
 };
-use brigade_fuzz::records::{self, OPEN, UPDATE_KEY};
+use brigade_fuzz::records::{self, OPEN, START_SEQUENCES, UPDATE_KEY};
+use brigade_protocol::gauntlet::Gauntlet;
 use brigade_protocol::{
     Compression, Digest, FORMAT_VERSION, FilePin, Manifest, ModelConfig, Official, Outer, PeerId, Receipt,
     Record, Scoring, Timestamp, Training, Validator, Windows,
@@ -143,6 +144,7 @@ fn manifest() -> Manifest {
         outer: Outer::default(),
         windows: Windows { total: Some(100), ..Windows::default() },
         scoring: Scoring::default(),
+        gauntlet: Gauntlet::default(),
         initial_state_root: Digest([8; 32]),
     }
 }

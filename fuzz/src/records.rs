@@ -95,6 +95,9 @@ fn digest(payload: &[u8]) -> Digest {
 /// Where the update of a receipt that counts lies.
 pub const UPDATE_KEY: &str = "windows/258/update";
 
+/// Losses of θ that a receipt that counts states.
+pub const START_SEQUENCES: usize = 4;
+
 /// The opening that a receipt must answer to count.
 pub static OPEN: LazyLock<Signed<Open>> = LazyLock::new(|| {
     let open = Open {
