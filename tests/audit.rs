@@ -19,7 +19,7 @@ use brigade_protocol::{
 };
 use bytes::Bytes;
 use support::stores::Store;
-use support::{Terms, World, brigade_fails};
+use support::{Terms, World, brigade, brigade_fails};
 
 /// The last window: what is signed again there names nothing that somebody else has signed since.
 const LAST: u64 = 3;
@@ -254,6 +254,8 @@ async fn every_lie_is_found_at_its_step() {
     // θ comes from a checkpoint in between, with and without a merge on the way.
     expect_honest(&world, &["--window", "0", "--window", "3"], &[0, 3]);
     expect_honest(&world, &["--window", "2"], &[2]);
+    let said = brigade(&["audit", "--window", "0", "--config"], &[&world.config("miner-0")]);
+    assert_eq!(said, "window 0\n  ✔ open\n  ✔ cutoff\n  ✔ verdict\n  ✔ close\n");
     let forger = Forger::new(&world).await;
     let trial = Trial { world: &world, forger: &forger };
 
@@ -450,6 +452,8 @@ async fn lies_about_the_close(trial: &Trial<'_>) {
     trial.only("another verdict", "close").await;
 
     forger.checkpoint(|checkpoint| checkpoint.state_root = root).await;
+    let config = trial.world.config("miner-0");
+    brigade_fails(&["audit", "--config"], &[&config], &["1 difference", "window 3", "ask its operator"]);
     trial.only("the checkpoint's state root", "checkpoint").await;
 }
 
