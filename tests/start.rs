@@ -11,7 +11,8 @@ use support::liar::Liar;
 use support::stores::Store;
 use support::{Terms, World};
 
-const PRECISIONS: [(&str, &str); 3] = [("miner-0", "float32"), ("miner-1", "bfloat16"), ("validator", "float32")];
+const PRECISIONS: [(&str, &str); 3] =
+    [("miner-0", "float32"), ("miner-1", "bfloat16"), ("validator", "float32")];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_precision_is_no_other_start() {
