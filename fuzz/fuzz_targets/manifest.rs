@@ -114,6 +114,7 @@ fn cutoff(peers: &[u8]) -> Cutoff {
         received_at: Timestamp(0),
         mirrored_at: Timestamp(0),
         content: Digest([*n; 32]),
+        start_losses: Vec::new(),
     };
     let (pinned, excluded) = (peers.iter().map(pinned).collect(), Vec::new());
     Cutoff { run: zero, window: 0, epoch: 0, open: zero, cut_at: Timestamp(0), pinned, excluded }
@@ -128,7 +129,8 @@ fn check_votes(manifest: &Manifest) {
         let unassigned = mean.map(|mean| Improvement { mean, standard_error: 0.0, sequences: 8 });
         let fault = mean.is_none().then(|| Exclusion::new(peer, Reason::Malformed, "torn"));
         let (merit, trace, passes) = (unassigned, unassigned, 8);
-        let score = PeerScore { peer, fault, assigned: unassigned, unassigned, merit, trace, passes };
+        let (assigned, start_gap) = (unassigned, None);
+        let score = PeerScore { peer, fault, assigned, unassigned, merit, trace, start_gap, passes };
         let scores = Scores { run: zero, window: 0, cutoff: zero, scores: vec![score], seconds: 1.0 };
         let by = |signer| Signed { record: scores.clone(), signer, digest: zero };
         let heard: Vec<_> = manifest.validators.iter().map(|validator| by(validator.id)).collect();
