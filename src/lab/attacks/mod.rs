@@ -41,7 +41,7 @@ use super::text::Text;
 use crate::demo::plan;
 
 /// Numbers of sequences for which a row says how well they separate.
-const SEPARATED_BY: [usize; 4] = [1, 2, 4, 8];
+const SEPARATED_BY: [usize; 5] = [2, 4, 8, 16, 32];
 
 /// What to try.
 #[derive(Clone, Debug)]

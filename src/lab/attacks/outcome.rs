@@ -70,7 +70,8 @@ impl Outcome {
     pub(super) fn cheat_reward_share(&self) -> f64 {
         let all: f64 = self.attacked().flatten().map(|seen| seen.weight).sum();
         let undue: f64 = self.attacked().map(|window| self.undue(window)).sum();
-        if all > 0.0 { undue / all } else { 0.0 }
+        // The sum of nothing is −0.
+        if all > 0.0 { undue / all + 0.0 } else { 0.0 }
     }
 
     /// Honest updates that were excluded.
