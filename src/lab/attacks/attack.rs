@@ -89,6 +89,16 @@ impl Attack {
         !matches!(self, Self::Colluders | Self::SybilSplit | Self::LyingValidator)
     }
 
+    /// Whether it does nothing itself, of what one miner does alone.
+    pub(super) fn is_idle(self) -> bool {
+        self == Self::Zeros || self.follows()
+    }
+
+    /// Whether it is made from what others have sent.
+    pub(super) fn follows(self) -> bool {
+        matches!(self, Self::Copy | Self::NoisyCopy | Self::Alie | Self::InnerProduct | Self::IndexTakeover)
+    }
+
     /// The first window in which somebody cheats.
     pub(super) fn begins(self) -> u64 {
         match self {

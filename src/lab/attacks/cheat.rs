@@ -65,6 +65,7 @@ impl Cheat {
             }
             // Of somebody who does not exist: no honest peer is assigned them.
             Attack::RandomData => task.ticket.draw = Draw::Assigned(PeerId(Digest::of(own.0).0)),
+            // To have a loss to tell, an idle one takes a step too.
             attack if attack == Attack::PartialWork || attack.is_idle() => {
                 task.training = one_step(&task.training)
             }
@@ -131,18 +132,6 @@ impl Cheat {
             *before = Some(values.unwrap_or(own));
         }
         Ok(file)
-    }
-}
-
-impl Attack {
-    /// Whether it does nothing itself. As a miner it takes one step, to have a loss to tell.
-    fn is_idle(self) -> bool {
-        self == Self::Zeros || self.follows()
-    }
-
-    /// Whether it is made from what others have sent.
-    fn follows(self) -> bool {
-        matches!(self, Self::Copy | Self::NoisyCopy | Self::Alie | Self::InnerProduct | Self::IndexTakeover)
     }
 }
 
@@ -238,11 +227,7 @@ impl Stage<'_> {
 
     /// `found`, those first whom the window before has given the largest weights: who copies wants good work.
     async fn by_reward(&self, mut found: Vec<(PeerId, Dense)>) -> anyhow::Result<Vec<Dense>> {
-        let before = match self.open.record.window.checked_sub(1) {
-            Some(before) => self.run.verdict(before).await?,
-            None => None,
-        };
-        let standings = before.map(|verdict| verdict.record.standings).unwrap_or_default();
+        let standings = self.run.standings(self.open.record.window).await?;
         let weight = |peer: &PeerId| {
             standings.iter().find(|standing| standing.peer == *peer).map_or(0.0, |standing| standing.weight)
         };

@@ -245,9 +245,7 @@ impl<'a> Run<'a> {
         if shares && shared.is_some() {
             return Ok(shared.clone());
         }
-        let idle = [Attack::Noise, Attack::Alie, Attack::InnerProduct, Attack::Zeros, Attack::Copy];
-        let idle_too = [Attack::NoisyCopy, Attack::IndexTakeover, Attack::LyingValidator];
-        if idle.contains(&attack) || idle_too.contains(&attack) {
+        if attack.is_idle() || matches!(attack, Attack::Noise | Attack::LyingValidator) {
             return Ok(None);
         }
         let n = self.setting.honest + number;
