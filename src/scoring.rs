@@ -5,7 +5,8 @@
 //! elsewhere, and the others' effect here, let expect. And a receipt's losses of θ show that its peer had it.
 
 use brigade_codec::Update;
-use brigade_protocol::gauntlet::{Standing, lower_median};
+use brigade_protocol::gauntlet::Standing;
+use brigade_protocol::gauntlet::median::{lower_median, trust, upper_median};
 use brigade_protocol::{Digest, Exclusion, Improvement, Manifest, PeerId, PeerScore, Reason, Scoring};
 use brigade_trainer::{Result, TokenBatch, Trainer};
 
@@ -35,6 +36,8 @@ pub(crate) struct Candidate {
     /// The update, or why it cannot be read.
     pub(crate) update: std::result::Result<Update, Exclusion>,
     pub(crate) start: Start,
+    /// Its credit before the window, nats.
+    credit: f64,
     /// The share of the median peer's improvement that is demanded of it.
     least_merit: f64,
     /// Whether it is known to work and not looked at closely in this window.
@@ -59,7 +62,8 @@ impl Candidate {
         let chance = u64::from_le_bytes(chance[..8].try_into().expect("8 of 32 bytes"));
         let is_spared = is_known && !is_new && !chance.is_multiple_of(u64::from(scoring.inspect_every));
         let least_merit = if is_new { scoring.newcomer_merit } else { scoring.least_merit };
-        Self { peer, update, start, least_merit, is_spared }
+        let credit = standing.map_or(0.0, |standing| standing.credit);
+        Self { peer, update, start, credit, least_merit, is_spared }
     }
 }
 
@@ -156,8 +160,8 @@ impl Exam<'_> {
         if !common.iter().chain(own.iter().flatten()).all(|loss| loss.is_finite()) {
             return Ok(false);
         }
-        let updates = self.candidates.iter().filter_map(|candidate| candidate.update.as_ref().ok());
-        let median = lower_median(updates.map(Update::norm));
+        let all: Vec<usize> = (0..self.candidates.len()).collect();
+        let median = self.median_norm(&all);
         let mut measured = Vec::new();
         for (&n, own) in left.iter().zip(&own) {
             if !proceed() {
@@ -206,33 +210,57 @@ impl Exam<'_> {
     /// θ after a step along the mean of the references but `without`, each as long as the median one at most.
     fn reference(&self, references: &[(usize, &Update)], without: Option<usize>) -> Result<Vec<Vec<f32>>> {
         let mut stepped = self.theta.to_vec();
-        let some: Vec<&Update> =
-            references.iter().filter(|(n, _)| Some(*n) != without).map(|(_, update)| *update).collect();
-        let median = lower_median(some.iter().map(|update| update.norm()));
-        for update in &some {
+        let some: Vec<(usize, &Update)> =
+            references.iter().filter(|(n, _)| Some(*n) != without).copied().collect();
+        let numbers: Vec<usize> = some.iter().map(|(n, _)| *n).collect();
+        let median = self.median_norm(&numbers);
+        for (_, update) in &some {
             let step = self.step * clip(update, median) / some.len() as f32;
             update.add_scaled_into(-step, &mut stepped)?;
         }
         Ok(stepped)
     }
 
-    /// Whether more sequences could hardly change that candidate `n` is thought well of. Whoever is not is measured on all of them.
+    /// The norm to which `numbers` of the candidates are clipped, as in the merge.
+    fn median_norm(&self, numbers: &[usize]) -> f64 {
+        let trust = self.trust();
+        let norm = |&n: &usize| Some((self.candidates[n].update.as_ref().ok()?.norm(), trust[n]));
+        lower_median(numbers.iter().filter_map(norm)).unwrap_or(0.0)
+    }
+
+    /// How much each candidate counts when it is asked what is usual.
+    fn trust(&self) -> Vec<u128> {
+        let credits: Vec<f64> = self.candidates.iter().map(|candidate| candidate.credit).collect();
+        trust(&credits)
+    }
+
+    /// Whether more sequences could hardly change what is thought of candidate `n`, be it good or bad.
     fn is_decided(&self, n: usize, gains: &Gains, all: &[Option<Gains>]) -> bool {
+        let (gain, merit) = (improvement(&gains.common), self.merit(n, gains, all));
+        let sigmas = self.scoring.harm_sigmas;
+        let is_below = |measured: Option<Improvement>| {
+            measured.and_then(|found| found.at_most(sigmas)).is_some_and(|bound| bound < 0.0)
+        };
+        // Who has credit may yet show by its trace that it has worked.
+        if self.candidates[n].credit <= 0.0 && (is_below(gain) || is_below(merit)) {
+            return true;
+        }
         let at_least = |sigmas: f64, measured: Option<Improvement>| {
             measured.is_some_and(|found| found.mean > sigmas * found.standard_error)
         };
-        let (gain, merit) = (improvement(&gains.common), self.merit(n, gains, all));
         if self.candidates[n].is_spared {
             return at_least(0.0, gain) && at_least(0.0, merit);
         }
-        let sigmas = self.scoring.harm_sigmas;
         at_least(sigmas, gain) && at_least(sigmas, merit) && at_least(SURE, trace(gains))
     }
 
     /// What the gain of candidate `n` exceeds the demanded share of the median gain by.
     fn merit(&self, n: usize, gains: &Gains, all: &[Option<Gains>]) -> Option<Improvement> {
-        let means = all.iter().flatten().map(|gains| mean(&gains.common));
-        let median = lower_median(means.filter(|mean| mean.is_finite())).max(0.0);
+        let trust = self.trust();
+        let mean_of = |(n, gains): (usize, &Option<Gains>)| Some((mean(&gains.as_ref()?.common), trust[n]));
+        let means = all.iter().enumerate().filter_map(mean_of).filter(|(mean, _)| mean.is_finite());
+        // The upper one of two: where half of the peers do next to nothing, that is not what is usual.
+        let median = upper_median(means).unwrap_or(0.0).max(0.0);
         let found = improvement(&gains.common)?;
         Some(Improvement { mean: found.mean - self.candidates[n].least_merit * median, ..found })
     }

@@ -41,7 +41,7 @@ use super::text::Text;
 use crate::demo::plan;
 
 /// Numbers of sequences for which a row says how well they separate.
-const SEPARATED_BY: [usize; 5] = [2, 4, 8, 16, 32];
+const SEPARATED_BY: [usize; 6] = [2, 4, 8, 12, 16, 24];
 
 /// What to try.
 #[derive(Clone, Debug)]
@@ -62,6 +62,8 @@ pub struct Options {
     pub seeds: u64,
     /// The constants of the judgement.
     pub gauntlet: Gauntlet,
+    /// α of the run.
+    pub alpha: f32,
     /// Runs at the same time.
     pub jobs: usize,
     /// A file for all that was seen: a line of JSON for every peer and window of every run.
@@ -81,6 +83,8 @@ pub struct Row {
     pub seed: u64,
     /// Held-out loss at the end, nats a token.
     pub loss: f64,
+    /// The same after each window.
+    pub losses: Vec<f64>,
     /// That loss ÷ the loss of a run with only the honest peers.
     pub loss_ratio: f64,
     /// Windows from the first cheat until no cheat has any weight again; null if that never happens.
@@ -148,7 +152,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Vec<Row>> {
                 other.attack.is_none() && other.seed == setting.seed && other.honest == setting.honest
             };
             let alone =
-                settings.iter().zip(&outcomes).find(is_alone).map_or(f64::NAN, |(_, alone)| alone.loss);
+                settings.iter().zip(&outcomes).find(is_alone).map_or(f64::NAN, |(_, alone)| alone.loss());
             row(options, setting, outcome, alone)
         })
         .collect())
@@ -173,6 +177,7 @@ fn terms(options: &Options) -> plan::Terms {
     training.warmup_steps = training.warmup_steps / u64::from(training.inner_steps) * u64::from(steps);
     training.decay_steps = training.decay_steps / u64::from(training.inner_steps) * u64::from(steps);
     training.inner_steps = steps;
+    terms.outer.learning_rate = options.alpha;
     terms
 }
 
@@ -205,8 +210,9 @@ fn row(options: &Options, setting: &Setting, outcome: &Outcome, alone: f64) -> R
         fraction: setting.cheats as f64 / options.peers as f64,
         rule: rule.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned(),
         seed: setting.seed,
-        loss: outcome.loss,
-        loss_ratio: outcome.loss / alone,
+        loss: outcome.loss(),
+        losses: outcome.losses.clone(),
+        loss_ratio: outcome.loss() / alone,
         windows_to_zero_weight: outcome.windows_to_zero_weight(),
         honest_excluded: outcome.blamed().count() as u64,
         honest_updates: setting.honest as u64 * setting.windows,

@@ -25,15 +25,14 @@ pub(super) struct Seen {
     pub(super) skill: f64,
     pub(super) weight: f64,
     /// `gain`, sequence by sequence.
-    #[serde(skip)]
     pub(super) gains: Vec<f64>,
 }
 
 /// What came of a run.
 #[derive(Clone, Debug)]
 pub(super) struct Outcome {
-    /// Held-out loss at the end, nats a token; no number if training diverged.
-    pub(super) loss: f64,
+    /// Held-out loss after each window, nats a token; the last is no number if training diverged.
+    pub(super) losses: Vec<f64>,
     /// The first window in which somebody cheated.
     pub(super) begins: u64,
     /// How many of the cheats' shares are due to them all the same: colluders and Sybils have done the work of one.
@@ -43,6 +42,11 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    /// Held-out loss at the end, nats a token.
+    pub(super) fn loss(&self) -> f64 {
+        self.losses.last().copied().unwrap_or(f64::NAN)
+    }
+
     fn attacked(&self) -> impl Iterator<Item = &[Seen]> {
         self.windows().filter(|window| window[0].window >= self.begins)
     }
@@ -94,11 +98,12 @@ impl Outcome {
     }
 
     /// How well `sequences` of them tell the honest from cheats by the mean gain: the probability that an honest peer's is
-    /// above a cheat's of the same window, ties counting half (area under the ROC curve). `None` without both.
+    /// above a cheat's of the same window, ties counting half (area under the ROC curve). Who was measured on fewer, being
+    /// decided, has the mean of those. `None` without both.
     pub(super) fn separation(&self, sequences: usize) -> Option<f64> {
         let mean = |seen: &Seen| {
-            let first = seen.gains.get(..sequences)?;
-            Some(first.iter().sum::<f64>() / sequences as f64)
+            let first = &seen.gains[..seen.gains.len().min(sequences)];
+            (!first.is_empty()).then(|| first.iter().sum::<f64>() / first.len() as f64)
         };
         let (mut won, mut pairs) = (0.0, 0.0);
         for window in self.attacked() {
@@ -146,7 +151,7 @@ mod tests {
         let seen = windows.iter().enumerate().flat_map(|(window, peers)| {
             peers.iter().enumerate().map(move |(peer, one)| seen(window, peer, *one))
         });
-        Outcome { loss: 1.0, begins: 1, due, seen: seen.collect() }
+        Outcome { losses: vec![1.0], begins: 1, due, seen: seen.collect() }
     }
 
     #[test]
@@ -166,8 +171,7 @@ mod tests {
     fn separation_is_the_share_of_pairs_in_order() {
         let (honest, cheat) = ((false, 0.5), (true, 0.0));
         let found = outcome(0, &[[honest, honest, cheat]; 2]);
-        assert_eq!(found.separation(1), Some(1.0));
-        assert_eq!(found.separation(2), None);
+        assert_eq!((found.separation(1), found.separation(2)), (Some(1.0), Some(1.0)));
         let equal = outcome(0, &[[honest; 3]; 2]);
         assert_eq!(equal.separation(1), None);
     }

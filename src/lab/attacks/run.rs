@@ -84,7 +84,7 @@ impl<'a> Run<'a> {
     /// When something fails that is no outcome. That training diverges is one: the run ends there, and its loss is no number.
     pub(super) fn run(mut self, mut passed: impl FnMut()) -> anyhow::Result<Outcome> {
         let mut outcome = Outcome {
-            loss: f64::NAN,
+            losses: Vec::new(),
             begins: self.setting.attack.map_or(0, Attack::begins),
             due: usize::from(matches!(self.setting.attack, Some(Attack::Colluders | Attack::SybilSplit))),
             seen: Vec::new(),
@@ -92,12 +92,15 @@ impl<'a> Run<'a> {
         for window in 0..self.setting.windows {
             match self.window(window) {
                 Ok(seen) => outcome.seen.extend(seen),
-                Err(error) if is_divergence(&error) => return Ok(outcome),
+                Err(error) if is_divergence(&error) => {
+                    outcome.losses.push(f64::NAN);
+                    return Ok(outcome);
+                }
                 Err(error) => return Err(error),
             }
+            outcome.losses.push(self.peers.measure(&self.theta)?);
             passed();
         }
-        outcome.loss = self.peers.measure(&self.theta)?;
         Ok(outcome)
     }
 

@@ -104,6 +104,7 @@ mod tests {
             rule: "mean".into(),
             seed: 0,
             loss: 1.0,
+            losses: Vec::new(),
             loss_ratio,
             windows_to_zero_weight: zero,
             honest_excluded: 0,

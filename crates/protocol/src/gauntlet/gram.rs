@@ -72,11 +72,3 @@ impl Gram {
         (0..self.g).map(|i| (self.product(i, i) - 2.0 * along[i] + square).max(0.0)).collect()
     }
 }
-
-/// The lower median, so that of two the smaller counts; 0 of none.
-#[must_use]
-pub fn lower_median(values: impl IntoIterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.into_iter().collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
-}

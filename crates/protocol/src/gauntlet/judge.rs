@@ -1,18 +1,16 @@
 //! The verdict of a window: a pure function of public records, so that every observer reaches the same.
 
 use super::copies::{Sent, Voice, voices};
-use super::gram::{Gram, lower_median};
+use super::gram::Gram;
+use super::median::{FEWEST, lower_median, trust, upper_median};
 use super::opinion::Opinion;
 use super::rating::{Player, Rating, rate};
 use super::robust;
 use super::standing::Standing;
-use crate::{Cutoff, Exclusion, Manifest, Pinned, Reason, Scores, Share, Signed};
+use crate::{Cutoff, Exclusion, Manifest, PeerId, Pinned, Reason, Scores, Share, Signed};
 
 /// Standard errors of trace that are one where too few peers are there to compare with.
 const LEAST_TRACE: f64 = 1.0;
-
-/// Peers without whom none of a window's can be compared with the rest.
-const FEWEST: usize = 4;
 
 /// What a window is judged by.
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +50,12 @@ pub fn judge(case: &Case<'_>) -> Judgement {
     let opinions: Vec<Opinion> =
         pinned.iter().map(|pinned| Opinion::of(case.manifest, case.heard, &pinned.peer)).collect();
     let count = pinned.len();
+    let credits: Vec<f64> =
+        pinned.iter().map(|pinned| known(case, &pinned.peer).map_or(0.0, |s| s.credit)).collect();
+    let trust = trust(&credits);
+    let work = work(&opinions, &trust);
     let (reasons, lenient) = (vec![None; count], vec![false; count]);
-    let mut window = Window { case, opinions, reasons, voices: Vec::new(), lenient };
+    let mut window = Window { case, opinions, trust, work, reasons, voices: Vec::new(), lenient };
     window.refused();
     window.replayed();
     window.oversized();
@@ -65,10 +67,34 @@ pub fn judge(case: &Case<'_>) -> Judgement {
     Judgement { shares, excluded: window.reasons.into_iter().flatten().collect(), standings }
 }
 
+/// What was known of `peer` before the window.
+fn known<'a>(case: &Case<'a>, peer: &PeerId) -> Option<&'a Standing> {
+    let at = case.previous.binary_search_by_key(peer, |standing| standing.peer).ok()?;
+    Some(&case.previous[at])
+}
+
+/// What work shows in this window, nats a token: the upper median of all traces, since most peers work, or of those of the peers
+/// that are known to, if that is less. By the latter alone, whose luck was bad would be known no more, and count no more. Nothing of so
+/// few that two of them would set the measure for all.
+fn work(opinions: &[Opinion], trust: &[u128]) -> Option<f64> {
+    let traces =
+        opinions.iter().zip(trust).filter_map(|(opinion, trust)| Some((opinion.trace?.mean, *trust)));
+    let traces: Vec<(f64, u128)> = traces.collect();
+    if traces.len() < FEWEST {
+        return None;
+    }
+    let of_all = upper_median(traces.iter().map(|(trace, _)| (*trace, 1)))?;
+    Some(upper_median(traces)?.min(of_all)).filter(|work| *work > 0.0)
+}
+
 /// A window under judgement. Everything is in the order of the cutoff.
 struct Window<'a> {
     case: &'a Case<'a>,
     opinions: Vec<Opinion>,
+    /// How much each counts when it is asked what is usual.
+    trust: Vec<u128>,
+    /// What work shows, nats a token of trace.
+    work: Option<f64>,
     reasons: Vec<Option<Exclusion>>,
     voices: Vec<Voice>,
     /// Whose update raises the loss, and is merged all the same.
@@ -92,8 +118,7 @@ impl Window<'_> {
     }
 
     fn before(&self, number: usize) -> Option<&Standing> {
-        let (peer, previous) = (self.pinned()[number].peer, self.case.previous);
-        previous.binary_search_by_key(&peer, |standing| standing.peer).ok().map(|at| &previous[at])
+        known(self.case, &self.pinned()[number].peer)
     }
 
     /// Whether the peer is in its windows of grace.
@@ -127,13 +152,9 @@ impl Window<'_> {
 
     fn oversized(&mut self) {
         let (left, gram) = (self.left(), self.case.gram);
-        let mut norms: Vec<f64> = left.iter().map(|&number| gram.norm(number)).collect();
-        norms.sort_by(f64::total_cmp);
         // The upper one of two: who sends next to nothing must not make the others long.
-        let median = norms.get(norms.len() / 2).copied().unwrap_or_default();
-        if norms.len() < FEWEST {
-            return;
-        }
+        let norms = left.iter().map(|&number| (gram.norm(number), self.trust[number]));
+        let Some(median) = upper_median(norms).filter(|_| left.len() >= FEWEST) else { return };
         let most = self.case.manifest.gauntlet.max_norm_ratio * median;
         for number in left {
             let norm = gram.norm(number);
@@ -155,7 +176,7 @@ impl Window<'_> {
             .map(|pinned| Sent { received_at: pinned.received_at, mirrored_at: pinned.mirrored_at })
             .collect();
         let gram = self.case.gram.of(&left);
-        for voice in voices(&gram, self.likeness(&gram), &sent) {
+        for voice in voices(&gram, self.likeness(&gram, &left), &sent) {
             let number = |members: &[usize]| members.iter().map(|&member| left[member]).collect::<Vec<_>>();
             let (mut first, copies) = (number(&voice.first), number(&voice.copies));
             // At the start of a run everybody's updates are alike. Newcomers share a voice, which earns a copier nothing.
@@ -171,39 +192,30 @@ impl Window<'_> {
         }
     }
 
-    /// What work shows in this window, nats a token: the upper median of all peers' traces, of whom most work. Nothing of so few
-    /// peers that two of them would set the measure for all.
-    fn work(&self) -> Option<f64> {
-        let mut traces: Vec<f64> =
-            self.opinions.iter().filter_map(|opinion| Some(opinion.trace?.mean)).collect();
-        traces.sort_by(f64::total_cmp);
-        let work = traces.get(traces.len() / 2).copied().filter(|work| *work > 0.0);
-        work.filter(|_| traces.len() >= FEWEST)
-    }
-
     /// How many standard errors of trace are demanded of `number`: half of what work would show on the sequences that it was measured
     /// on. The fewer those are, the less is demanded, and the less follows from it.
-    fn demanded(&self, number: usize, work: Option<f64>) -> Option<f64> {
-        let expected = work? / self.opinions[number].trace?.error.max(f64::MIN_POSITIVE);
+    fn demanded(&self, number: usize) -> Option<f64> {
+        let expected = self.work? / self.opinions[number].trace?.error.max(f64::MIN_POSITIVE);
         Some(self.case.manifest.gauntlet.trace_sigmas.min(expected / 2.0))
     }
 
     /// The cosine beyond which two updates are copies: `copy_cosine` of the way from what is usual in this window to 1. At the start
     /// of a run all point the same way.
-    fn likeness(&self, gram: &Gram) -> f64 {
+    fn likeness(&self, gram: &Gram, left: &[usize]) -> f64 {
         let pairs = (0..gram.len()).flat_map(|i| (0..i).map(move |j| (i, j)));
-        let usual = lower_median(pairs.map(|(i, j)| gram.cosine(i, j))).max(0.0);
-        let usual = if gram.len() < FEWEST { 0.0 } else { usual };
+        let cosine = |(i, j)| (gram.cosine(i, j), self.trust[left[i]] * self.trust[left[j]]);
+        let usual = lower_median(pairs.map(cosine)).filter(|_| gram.len() >= FEWEST);
+        let usual = usual.unwrap_or(0.0).max(0.0);
         usual + (1.0 - usual) * self.case.manifest.gauntlet.copy_cosine
     }
 
     fn scored(&mut self) {
-        let (terms, work) = (&self.case.manifest.gauntlet, self.work());
+        let terms = &self.case.manifest.gauntlet;
         for number in self.left() {
             let Opinion { best_gain, best_merit, trace, .. } = self.opinions[number];
             let before = self.before(number);
             let has_no_credit = before.is_some_and(|standing| standing.credit <= -terms.credit_limit);
-            let demanded = self.demanded(number, work);
+            let demanded = self.demanded(number);
             let shows = trace.zip(demanded).map(|(trace, demanded)| trace.sigmas >= demanded);
             // Where the outer step overshoots, honest work may raise the loss when it is alone. Who is known to work, and shows that
             // it did, has such a window now and then; every one of them costs credit.
@@ -227,7 +239,7 @@ impl Window<'_> {
 
     /// Everybody's standing after this window.
     fn standings(&self) -> Vec<Standing> {
-        let (terms, work) = (&self.case.manifest.gauntlet, self.work());
+        let terms = &self.case.manifest.gauntlet;
         let mut all = self.case.previous.to_vec();
         for standing in &mut all {
             standing.is_scored = false;
@@ -263,7 +275,7 @@ impl Window<'_> {
                     continue;
                 }
             }
-            match (opinion.trace, self.demanded(number, work)) {
+            match (opinion.trace, self.demanded(number)) {
                 _ if self.lenient[number] => standing.warn(terms),
                 (Some(trace), Some(demanded)) => standing.trust(trace.sigmas, demanded, terms),
                 // Where nobody can be blamed, a trace that is plain to see is still one.
@@ -315,8 +327,9 @@ impl Window<'_> {
             *weight /= mouths.max(1) as f64;
         }
         let sum: f64 = weights.iter().sum();
-        // The lower median: of two peers the larger is clipped to the smaller, never the other way round.
-        let median = lower_median((0..gram.len()).map(|i| gram.norm(i)));
+        // The lower median: of two peers, or where half of them scale theirs up, the larger is clipped to the smaller, never the other way round.
+        let norms = left.iter().map(|&number| (self.case.gram.norm(number), self.trust[number]));
+        let median = lower_median(norms).unwrap_or(0.0);
         let share = |(i, weight): (usize, f64)| {
             let (norm, weight) = (gram.norm(i), weight / sum);
             let clips = manifest.outer.clip_to_median_norm && norm > median;

@@ -198,6 +198,38 @@ fn a_newcomer_may_do_little_and_earns_nothing_before_it_leaves_traces() {
     assert!(weights(&world.next())[3] > 0.0);
 }
 
+/// Newcomers cost nothing, so there may be any number of them.
+#[test]
+fn a_wave_of_newcomers_moves_nothing_that_others_are_measured_by() {
+    let mut world = World::new(&[HONEST; 5]);
+    (0..5).for_each(|_| drop(world.next()));
+    let before = world.next().shares;
+    for cheat in [
+        // So short that everybody would be clipped to nothing, and long beside it.
+        Sketch { norm: 0.01, trace: 0.0, ..HONEST },
+        // So long that nothing would be.
+        Sketch { norm: 100.0, ..HONEST },
+        // Traces by which nobody else would seem to work.
+        Sketch { trace: 5.0, ..HONEST },
+    ] {
+        let mut wave = World::new(&world.sketches);
+        (wave.standings, wave.window) = (world.standings.clone(), world.window);
+        wave.sketches.extend([cheat; 20]);
+        let found = wave.next();
+        assert!(reasons(&found).iter().all(|(peer, _)| *peer >= 5), "{:?}", reasons(&found));
+        let left = found.shares.len() as f32;
+        for (now, before) in found.shares.iter().zip(&before) {
+            assert!((now.coefficient / before.coefficient * left / 5.0 - 1.0).abs() < 1e-5, "{now:?}");
+        }
+        assert!(
+            found.standings[..5]
+                .iter()
+                .zip(&world.standings)
+                .all(|(now, before)| now.credit >= before.credit)
+        );
+    }
+}
+
 /// Where the outer step overshoots, honest work may raise the loss when it is alone.
 #[test]
 fn who_is_known_to_work_may_raise_the_loss_now_and_then_and_no_more() {

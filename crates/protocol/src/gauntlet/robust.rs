@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::gram::{Gram, lower_median};
+use super::gram::Gram;
+use super::median::lower_median;
 
 /// Passes of the rules that approach their result; both have converged to 1e-6 long before on anything that was tried.
 const PASSES: usize = 64;
@@ -70,7 +71,7 @@ fn geometric_median(gram: &Gram) -> Vec<f64> {
     let n = gram.len();
     let mut weights = vec![1.0 / n as f64; n];
     // An update that the point falls upon would get all the weight.
-    let least = 1e-6 * lower_median((0..n).map(|i| gram.norm(i)));
+    let least = 1e-6 * middle((0..n).map(|i| gram.norm(i)));
     if least <= f64::MIN_POSITIVE {
         return weights;
     }
@@ -89,7 +90,7 @@ fn centred_clipping(gram: &Gram) -> Vec<f64> {
     let mut weights = geometric_median(gram);
     for _ in 0..PASSES {
         let distances: Vec<f64> = gram.squared_distances_to(&weights).into_iter().map(f64::sqrt).collect();
-        let radius = lower_median(distances.iter().copied());
+        let radius = middle(distances.iter().copied());
         let steps: Vec<f64> = distances
             .iter()
             .map(|distance| if *distance > radius { radius / distance } else { 1.0 } / n as f64)
@@ -98,6 +99,11 @@ fn centred_clipping(gram: &Gram) -> Vec<f64> {
         weights.iter_mut().zip(steps).for_each(|(weight, step)| *weight = *weight * stays + step);
     }
     weights
+}
+
+/// The lower median of values that count alike; 0 of none.
+fn middle(values: impl Iterator<Item = f64>) -> f64 {
+    lower_median(values.map(|value| (value, 1))).unwrap_or(0.0)
 }
 
 #[cfg(test)]
