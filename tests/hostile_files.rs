@@ -157,6 +157,11 @@ async fn a_peers_broken_files_cost_nobody_but_itself() {
             excluded.peer == liar.identity.id() && reasons.contains(&excluded.reason),
             "{name}: {excluded:?}"
         );
+        // Receipts are mirrored before updates are read: whatever an update is, when it was promised is on record.
+        let key = RunKey::Receipt { window: close.record.window, peer: excluded.peer }.to_string();
+        let is_mirrored = liar.run.bucket().head(&key).await.unwrap().is_some();
+        let is_promise = matches!(excluded.reason, Reason::Malformed | Reason::Unavailable);
+        assert_eq!(is_mirrored, is_promise, "{name}: {excluded:?}");
     }
 }
 

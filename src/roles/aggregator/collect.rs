@@ -27,6 +27,9 @@ const SLOWEST_BYTES_PER_SECOND: u64 = 4 << 20;
 impl Aggregator {
     /// Waits for `member`'s receipt until the deadline, then checks and mirrors what it promises.
     ///
+    /// The receipt is mirrored as soon as it is seen, before the update is read: however slow its bucket, a peer has then shown by
+    /// the run's clock that it had the update before anybody could copy it.
+    ///
     /// # Errors
     /// The inner result says why the update does not count; the outer one that our own store fails.
     pub(super) async fn collect(
@@ -35,7 +38,10 @@ impl Aggregator {
         member: &Member,
     ) -> anyhow::Result<Result<Pinned, Exclusion>> {
         let peer = member.peer;
-        if let Some(pinned) = self.mirrored(open, peer).await? {
+        let promise = self.promise(open, peer).await?;
+        if let Some(promise) = &promise
+            && let Some(pinned) = self.kept(open, promise).await?
+        {
             return Ok(Ok(pinned));
         }
         let join = member.join.open_from::<Join>(&peer).map_err(anyhow::Error::from);
@@ -47,8 +53,8 @@ impl Aggregator {
         };
         let now = self.now().await?;
         let patience = open.record.deadline.max(now).since(now) + self.grace();
-        match tokio::time::timeout(patience, self.fetch(&bucket, open, peer)).await {
-            Ok(Ok(Ok(fetched))) => self.mirror(open, peer, fetched).await,
+        match tokio::time::timeout(patience, self.fetch(&bucket, open, peer, promise)).await {
+            Ok(Ok(Ok(fetched))) => self.mirror(open, fetched).await,
             Ok(Ok(Err(exclusion))) => Ok(Err(exclusion)),
             Ok(Err(error)) => Err(error),
             // One slow bucket must not hold up everybody else's window.
@@ -62,29 +68,30 @@ impl Aggregator {
         GRACE + Duration::from_secs(most / SLOWEST_BYTES_PER_SECOND)
     }
 
-    /// What an aggregator before this one has mirrored already.
-    async fn mirrored(&self, open: &Signed<Open>, peer: PeerId) -> anyhow::Result<Option<Pinned>> {
+    /// The receipt of `peer` that is mirrored already, by whichever aggregator.
+    async fn promise(&self, open: &Signed<Open>, peer: PeerId) -> anyhow::Result<Option<Promise>> {
         let window = open.record.window;
         let key = RunKey::Receipt { window, peer }.to_string();
         let Some(object) = self.run.bucket().try_get(&key, Receipt::MAX_BYTES).await? else {
             return Ok(None);
         };
         let update_key = PeerKey::new(self.run.id(), window, PeerFile::Update).to_string();
+        let mirrored_at = object.meta.last_modified;
         // It was mirrored because it was in time; when exactly it came is the peer's store's to say, not ours.
-        let received_at = object.meta.last_modified.min(open.record.deadline);
+        let received_at = mirrored_at.min(open.record.deadline);
         let receipt = self.run.expected(open, &update_key).check(peer, &object.bytes, received_at);
         let receipt = receipt.map_err(|exclusion| anyhow::anyhow!("{key}: {}", exclusion.detail))?;
-        let update = self.run.update(&open.record, &peer, &receipt.record.update).await??;
-        Ok(Some(Pinned {
-            peer,
-            update: receipt.record.update,
-            etag: String::new(),
-            receipt: receipt.digest,
-            received_at,
-            mirrored_at: object.meta.last_modified,
-            content: Digest(update.frame().content()),
-            start_losses: receipt.record.start_losses.clone(),
-        }))
+        Ok(Some(Promise { peer, receipt, received_at, mirrored_at }))
+    }
+
+    /// What `promise` promises, if an aggregator before this one has mirrored it.
+    async fn kept(&self, open: &Signed<Open>, promise: &Promise) -> anyhow::Result<Option<Pinned>> {
+        let (window, peer) = (open.record.window, promise.peer);
+        if self.run.bucket().head(&RunKey::Update { window, peer }.to_string()).await?.is_none() {
+            return Ok(None);
+        }
+        let update = self.run.update(&open.record, &peer, &promise.receipt.record.update).await??;
+        Ok(Some(promise.pinned(String::new(), Digest(update.frame().content()))))
     }
 
     /// Looks for receipt and update until both are there or the deadline has passed.
@@ -93,16 +100,30 @@ impl Aggregator {
         bucket: &Bucket,
         open: &Signed<Open>,
         peer: PeerId,
+        mut promise: Option<Promise>,
     ) -> anyhow::Result<Result<Fetched, Exclusion>> {
         let mut last = Exclusion::new(peer, Reason::Missing, "no receipt at the deadline");
         loop {
             // The time is taken before the look: what was written before the deadline is seen.
             let is_last = self.now().await? > open.record.deadline.plus(SETTLE);
-            match self.look(bucket, open, peer).await {
-                Ok(Some(fetched)) => return Ok(Ok(fetched)),
-                Ok(None) => {}
-                Err(Refusal::Now(exclusion)) => return Ok(Err(exclusion)),
-                Err(Refusal::Perhaps(exclusion)) => last = exclusion,
+            let mut refusal = None;
+            if promise.is_none() {
+                match self.look(bucket, open, peer).await {
+                    Ok(Some(seen)) => promise = Some(self.commit(open, peer, seen).await?),
+                    Ok(None) => {}
+                    Err(found) => refusal = Some(found),
+                }
+            }
+            if let Some(promise) = &promise {
+                match self.read(bucket, open, promise).await {
+                    Ok((update, pinned)) => return Ok(Ok(Fetched { update, pinned })),
+                    Err(found) => refusal = Some(found),
+                }
+            }
+            match refusal {
+                Some(Refusal::Now(exclusion)) => return Ok(Err(exclusion)),
+                Some(Refusal::Perhaps(exclusion)) => last = exclusion,
+                None => {}
             }
             if is_last {
                 return Ok(Err(last));
@@ -111,13 +132,13 @@ impl Aggregator {
         }
     }
 
-    /// One look at a peer's bucket: the receipt through the fast checks, the update through the decoder.
+    /// One look for a peer's receipt, through the fast checks.
     async fn look(
         &self,
         bucket: &Bucket,
         open: &Signed<Open>,
         peer: PeerId,
-    ) -> Result<Option<Fetched>, Refusal> {
+    ) -> Result<Option<Seen>, Refusal> {
         let window = open.record.window;
         let key = |file| PeerKey::new(self.run.id(), window, file).to_string();
         let missing = |error| Refusal::Perhaps(Exclusion::new(peer, Reason::Missing, error));
@@ -127,7 +148,28 @@ impl Aggregator {
         let update_key = key(PeerFile::Update);
         let checked = self.run.expected(open, &update_key).check(peer, &object.bytes, received_at);
         let receipt = checked.map_err(Refusal::Now)?;
-        let promised = &receipt.record.update;
+        Ok(Some(Seen { receipt, bytes: object.bytes, received_at }))
+    }
+
+    /// Mirrors a receipt, unless one of that peer is mirrored already: then it is that one which counts, whatever its bucket says now.
+    async fn commit(&self, open: &Signed<Open>, peer: PeerId, seen: Seen) -> anyhow::Result<Promise> {
+        let key = RunKey::Receipt { window: open.record.window, peer }.to_string();
+        let gone = || format!("{key} is gone again");
+        if let Creation::AlreadyExists = self.run.bucket().create(&key, seen.bytes).await? {
+            return self.promise(open, peer).await?.with_context(gone);
+        }
+        let mirrored_at = self.run.bucket().head(&key).await?.with_context(gone)?.last_modified;
+        Ok(Promise { peer, receipt: seen.receipt, received_at: seen.received_at, mirrored_at })
+    }
+
+    /// What `promise` promises, from its peer's bucket, through the decoder.
+    async fn read(
+        &self,
+        bucket: &Bucket,
+        open: &Signed<Open>,
+        promise: &Promise,
+    ) -> Result<(Bytes, Pinned), Refusal> {
+        let (peer, promised) = (promise.peer, &promise.receipt.record.update);
         let unavailable = |error: BucketError| {
             let exclusion = Exclusion::new(peer, Reason::Unavailable, &error);
             if error.is_transient() { Refusal::Perhaps(exclusion) } else { Refusal::Now(exclusion) }
@@ -145,24 +187,21 @@ impl Aggregator {
         // Readers of a part of the update rely on it.
         expect_digest("the update's header", promised.frame, Digest(parsed.frame().digest()))
             .map_err(|error| Refusal::Now(Exclusion::new(peer, Reason::Unavailable, error)))?;
-        let content = Digest(parsed.frame().content());
-        Ok(Some(Fetched { receipt, receipt_bytes: object.bytes, received_at, update, etag, content }))
+        let pinned = promise.pinned(etag, Digest(parsed.frame().content()));
+        Ok((update, pinned))
     }
 
-    /// Copies update and receipt into the run's bucket. Refuses when another update of that peer is there: the peer has
-    /// shown two faces.
+    /// Copies an update into the run's bucket. Refuses when another one of that peer is there: the peer has shown two faces.
     async fn mirror(
         &self,
         open: &Signed<Open>,
-        peer: PeerId,
         fetched: Fetched,
     ) -> anyhow::Result<Result<Pinned, Exclusion>> {
-        let window = open.record.window;
-        let bucket = self.run.bucket();
+        let Fetched { update, pinned } = fetched;
+        let (window, peer, bucket) = (open.record.window, pinned.peer, self.run.bucket());
         let key = RunKey::Update { window, peer }.to_string();
-        if let Creation::AlreadyExists = bucket.create(&key, fetched.update.clone()).await? {
-            let promised = &fetched.receipt.record.update;
-            let pin = Pin { etag: None, sha256: promised.sha256, size: promised.size };
+        if let Creation::AlreadyExists = bucket.create(&key, update).await? {
+            let pin = Pin { etag: None, sha256: pinned.update.sha256, size: pinned.update.size };
             match bucket.get_pinned(&key, &pin).await {
                 Ok(_) => {}
                 Err(BucketError::SizeMismatch { .. } | BucketError::DigestMismatch { .. }) => {
@@ -172,16 +211,7 @@ impl Aggregator {
                 Err(error) => return Err(error.into()),
             }
         }
-        let receipt = RunKey::Receipt { window, peer }.to_string();
-        if let Creation::AlreadyExists = bucket.create(&receipt, fetched.receipt_bytes.clone()).await? {
-            // Another aggregator was faster, perhaps with another receipt; what is mirrored is what counts.
-            if let Some(mirrored) = self.mirrored(open, peer).await? {
-                return Ok(Ok(mirrored));
-            }
-        }
-        let meta = bucket.head(&receipt).await?;
-        let mirrored_at = meta.with_context(|| format!("{receipt} is gone again"))?.last_modified;
-        Ok(Ok(fetched.pinned(peer, mirrored_at)))
+        Ok(Ok(pinned))
     }
 }
 
@@ -193,26 +223,37 @@ enum Refusal {
     Perhaps(Exclusion),
 }
 
-/// A receipt that passed the checks, and an update that passed the decoder.
-struct Fetched {
+/// A receipt in its peer's bucket that passed the checks.
+struct Seen {
     receipt: Signed<Receipt>,
-    receipt_bytes: Bytes,
+    bytes: Bytes,
     received_at: Timestamp,
-    update: Bytes,
-    etag: String,
-    content: Digest,
 }
 
-impl Fetched {
-    fn pinned(&self, peer: PeerId, mirrored_at: Timestamp) -> Pinned {
+/// A receipt that is mirrored: nothing else of that peer can count in its window.
+struct Promise {
+    peer: PeerId,
+    receipt: Signed<Receipt>,
+    received_at: Timestamp,
+    mirrored_at: Timestamp,
+}
+
+/// An update that passed the decoder.
+struct Fetched {
+    update: Bytes,
+    pinned: Pinned,
+}
+
+impl Promise {
+    fn pinned(&self, etag: String, content: Digest) -> Pinned {
         Pinned {
-            peer,
+            peer: self.peer,
             update: self.receipt.record.update.clone(),
-            etag: self.etag.clone(),
+            etag,
             receipt: self.receipt.digest,
             received_at: self.received_at,
-            mirrored_at,
-            content: self.content,
+            mirrored_at: self.mirrored_at,
+            content,
             start_losses: self.receipt.record.start_losses.clone(),
         }
     }

@@ -1,22 +1,20 @@
-//! What is usual in a window: medians in which every peer counts for what is known of it.
+//! What is usual in a window: medians over the peers that are known to work.
 //!
 //! Weights are whole numbers, so that sums of them are exact and every observer finds the same value.
 
 /// Peers without whom none of a window's can be compared with the rest.
 pub(super) const FEWEST: usize = 4;
 
-/// Parts of a nat of credit that still count.
-const PARTS: f64 = 1024.0;
-
-/// How much each of a window's peers counts when it is asked what is usual: its credit before the window, in nats. While fewer than
-/// four have any, all count alike.
+/// How much each of a window's peers counts when it is asked what is usual, by its credit before the window: 1 with some, else 0.
+/// While fewer than four have any, those count too who have none to lose, and who was found out still does not.
 ///
-/// A wave of newcomers, who cost nothing, can therefore move nothing that others are measured by.
+/// A wave of newcomers, who cost nothing, can therefore move nothing that others are measured by. Not by how much credit: the
+/// digits of that would decide wherever the rest is even.
 #[must_use]
 pub fn trust(credits: &[f64]) -> Vec<u128> {
-    let trust: Vec<u128> = credits.iter().map(|credit| (credit.max(0.0) * PARTS) as u128).collect();
-    let known = trust.iter().filter(|trust| **trust > 0).count();
-    if known < FEWEST { vec![1; credits.len()] } else { trust }
+    let is_known = |credit: f64| credit > 0.0;
+    let are_enough = credits.iter().filter(|credit| is_known(**credit)).count() >= FEWEST;
+    credits.iter().map(|&credit| u128::from(is_known(credit) || !are_enough && credit == 0.0)).collect()
 }
 
 /// The value at which half of the weight is reached, from below; so it is the lower one of two when the weight splits evenly.
@@ -63,10 +61,9 @@ mod tests {
 
     #[test]
     fn newcomers_count_for_nothing_beside_four_who_are_known() {
-        assert_eq!(trust(&[0.0, -8.0, 3.0, 3.0, 3.0]), [1; 5]);
-        let known = trust(&[0.0, -8.0, 3.0, 3.0, 3.0, 0.5]);
-        assert_eq!(known, [0, 0, 3072, 3072, 3072, 512]);
-        assert_eq!(trust(&[f64::NAN; 2]), [1; 2]);
+        assert_eq!(trust(&[0.0, -8.0, 3.0, 3.0, 3.0]), [1, 0, 1, 1, 1]);
+        assert_eq!(trust(&[0.0, -8.0, 3.0, 3.0, 3.0, 0.5]), [0, 0, 1, 1, 1, 1]);
+        assert_eq!(trust(&[f64::NAN; 2]), [0; 2]);
         assert!(trust(&[]).is_empty());
     }
 }
