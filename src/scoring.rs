@@ -200,11 +200,14 @@ impl Exam<'_> {
         Ok(true)
     }
 
-    /// The updates that the others are compared with: those that help.
+    /// The updates that the others are compared with: those that help, of the peers that are known to work. What newcomers train on
+    /// somebody's sequences must not hide that it has trained on them.
     fn references(&self, gains: &[Option<Gains>]) -> Vec<(usize, &Update)> {
         let helps = |n: &usize| gains[*n].as_ref().is_some_and(|gains| mean(&gains.common) > 0.0);
-        let update = |n: usize| Some((n, self.candidates[n].update.as_ref().ok()?));
-        (0..self.candidates.len()).filter(helps).filter_map(update).collect()
+        let helpful: Vec<usize> = (0..self.candidates.len()).filter(helps).collect();
+        let trusted =
+            helpful.iter().zip(self.trust(&helpful)).filter(|(_, trust)| *trust > 0).map(|(n, _)| *n);
+        trusted.filter_map(|n| Some((n, self.candidates[n].update.as_ref().ok()?))).collect()
     }
 
     /// θ after a step along the mean of the references but `without`, each as long as the median one at most.
@@ -223,15 +226,14 @@ impl Exam<'_> {
 
     /// The norm to which `numbers` of the candidates are clipped, as in the merge.
     fn median_norm(&self, numbers: &[usize]) -> f64 {
-        let trust = self.trust();
-        let norm = |&n: &usize| Some((self.candidates[n].update.as_ref().ok()?.norm(), trust[n]));
-        lower_median(numbers.iter().filter_map(norm)).unwrap_or(0.0)
+        let norm = |&n: &usize| self.candidates[n].update.as_ref().ok().map(Update::norm);
+        let readable: Vec<usize> = numbers.iter().copied().filter(|n| norm(n).is_some()).collect();
+        lower_median(readable.iter().filter_map(norm).zip(self.trust(&readable))).unwrap_or(0.0)
     }
 
-    /// How much each candidate counts when it is asked what is usual.
-    fn trust(&self) -> Vec<u128> {
-        let credits: Vec<f64> = self.candidates.iter().map(|candidate| candidate.credit).collect();
-        trust(&credits)
+    /// How much each of `numbers` counts when it is asked what is usual among them.
+    fn trust(&self, numbers: &[usize]) -> Vec<u128> {
+        trust(&numbers.iter().map(|&n| self.candidates[n].credit).collect::<Vec<_>>())
     }
 
     /// Whether more sequences could hardly change what is thought of candidate `n`, be it good or bad.
@@ -256,9 +258,10 @@ impl Exam<'_> {
 
     /// What the gain of candidate `n` exceeds the demanded share of the median gain by.
     fn merit(&self, n: usize, gains: &Gains, all: &[Option<Gains>]) -> Option<Improvement> {
-        let trust = self.trust();
-        let mean_of = |(n, gains): (usize, &Option<Gains>)| Some((mean(&gains.as_ref()?.common), trust[n]));
-        let means = all.iter().enumerate().filter_map(mean_of).filter(|(mean, _)| mean.is_finite());
+        let mean_of =
+            |n: &usize| all[*n].as_ref().map(|gains| mean(&gains.common)).filter(|mean| mean.is_finite());
+        let measured: Vec<usize> = (0..all.len()).filter(|n| mean_of(n).is_some()).collect();
+        let means = measured.iter().filter_map(mean_of).zip(self.trust(&measured));
         // The upper one of two: where half of the peers do next to nothing, that is not what is usual.
         let median = upper_median(means).unwrap_or(0.0).max(0.0);
         let found = improvement(&gains.common)?;

@@ -1,7 +1,13 @@
 //! The table of `brigade lab attacks`.
 
 use super::attack::Attack;
-use super::{Row, name};
+use super::{Row, SEPARATED_BY, name};
+
+/// Area under the ROC curve from which on the honest and the idle are told apart.
+const TOLD: f64 = 0.99;
+
+/// Sequences that Templar's validator runs through the model for a peer.
+const TEMPLAR: u32 = 24;
 
 /// Rows that differ in nothing but the seed.
 pub(super) struct Cell<'a> {
@@ -24,6 +30,20 @@ impl Cell<'_> {
     /// Windows until no cheat has weight: infinite if that never happens.
     pub(super) fn windows_to_zero(&self) -> f64 {
         self.worst(|row| row.windows_to_zero_weight.map_or(f64::INFINITY, |windows| windows as f64))
+    }
+
+    /// How many sequences it takes to tell who does one inner step.
+    fn told(&self) -> String {
+        let auc = |n: &usize| self.mean(|row| row.separation.get(n).copied().unwrap_or(f64::NAN));
+        let by = |n: &usize| format!("{:.3} by {n}", auc(n));
+        let enough = SEPARATED_BY.iter().find(|n| auc(n) >= TOLD);
+        format!(
+            "\nhonest against one inner step, at a share of {:.3}: area under the ROC curve {} sequences; {TOLD} takes {} \
+             (Templar measures {TEMPLAR} for everybody: three passes of eight)",
+            self.fraction,
+            SEPARATED_BY.iter().map(by).collect::<Vec<_>>().join(", "),
+            enough.map_or_else(|| "more".to_owned(), ToString::to_string),
+        )
     }
 
     fn reasons(&self) -> String {
@@ -72,21 +92,7 @@ pub fn table(rows: &[Row]) -> String {
             cell.reasons(),
         ));
     }
-    let told = cells.iter().filter(|cell| cell.attack == Some(Attack::PartialWork));
-    for cell in told {
-        lines.push(format!(
-            "\nhonest against one inner step, at a share of {:.3}: area under the ROC curve {}",
-            cell.fraction,
-            super::SEPARATED_BY
-                .iter()
-                .map(|n| {
-                    let auc = cell.mean(|row| row.separation.get(n).copied().unwrap_or(f64::NAN));
-                    format!("{auc:.3} by {n} sequences")
-                })
-                .collect::<Vec<_>>()
-                .join(", "),
-        ));
-    }
+    lines.extend(cells.iter().filter(|cell| cell.attack == Some(Attack::PartialWork)).map(Cell::told));
     let passes = rows.iter().map(|row| row.passes).sum::<f64>() / rows.len().max(1) as f64;
     lines.push(format!("\nsequences through the model for a peer and a window, all figures: {passes:.0}"));
     lines.join("\n")

@@ -52,10 +52,15 @@ pub fn judge(case: &Case<'_>) -> Judgement {
     let count = pinned.len();
     let credits: Vec<f64> =
         pinned.iter().map(|pinned| known(case, &pinned.peer).map_or(0.0, |s| s.credit)).collect();
-    let trust = trust(&credits);
-    let work = work(&opinions, &trust);
+    let is_new = |pinned: &Pinned| {
+        let grace = case.manifest.gauntlet.grace_windows;
+        known(case, &pinned.peer).is_none_or(|standing| standing.windows < grace)
+    };
+    let newcomers: Vec<bool> = pinned.iter().map(is_new).collect();
+    let work = work(&opinions, &credits, &newcomers);
     let (reasons, lenient) = (vec![None; count], vec![false; count]);
-    let mut window = Window { case, opinions, trust, work, reasons, voices: Vec::new(), lenient };
+    let mut window =
+        Window { case, opinions, credits, newcomers, work, reasons, voices: Vec::new(), lenient };
     window.refused();
     window.replayed();
     window.oversized();
@@ -73,26 +78,31 @@ fn known<'a>(case: &Case<'a>, peer: &PeerId) -> Option<&'a Standing> {
     Some(&case.previous[at])
 }
 
-/// What work shows in this window, nats a token: the upper median of all traces, since most peers work, or of those of the peers
-/// that are known to, if that is less. By the latter alone, whose luck was bad would be known no more, and count no more. Nothing of so
-/// few that two of them would set the measure for all.
-fn work(opinions: &[Opinion], trust: &[u128]) -> Option<f64> {
-    let traces =
-        opinions.iter().zip(trust).filter_map(|(opinion, trust)| Some((opinion.trace?.mean, *trust)));
-    let traces: Vec<(f64, u128)> = traces.collect();
-    if traces.len() < FEWEST {
+/// What work shows in this window, nats a token: the upper median of the traces of the peers that are known to work, since most
+/// peers work, or of all that are no newcomers, if that is less. By the former alone, whose luck was bad would be known no more, and
+/// count no more. Nothing of so few that two of them would set the measure for all.
+fn work(opinions: &[Opinion], credits: &[f64], newcomers: &[bool]) -> Option<f64> {
+    let traced: Vec<usize> = (0..opinions.len()).filter(|&number| opinions[number].trace.is_some()).collect();
+    let settled: Vec<usize> = traced.iter().copied().filter(|&number| !newcomers[number]).collect();
+    if traced.len() < FEWEST {
         return None;
     }
-    let of_all = upper_median(traces.iter().map(|(trace, _)| (*trace, 1)))?;
-    Some(upper_median(traces)?.min(of_all)).filter(|work| *work > 0.0)
+    let trace = |number: usize| opinions[number].trace.map_or(0.0, |trace| trace.mean);
+    let trust = trust(&traced.iter().map(|&number| credits[number]).collect::<Vec<_>>());
+    let of_known = upper_median(traced.iter().map(|&number| trace(number)).zip(trust))?;
+    let of_settled = upper_median(settled.iter().map(|&number| (trace(number), 1)));
+    let of_settled = of_settled.filter(|_| settled.len() >= FEWEST).unwrap_or(f64::INFINITY);
+    Some(of_known.min(of_settled)).filter(|work| *work > 0.0)
 }
 
 /// A window under judgement. Everything is in the order of the cutoff.
 struct Window<'a> {
     case: &'a Case<'a>,
     opinions: Vec<Opinion>,
-    /// How much each counts when it is asked what is usual.
-    trust: Vec<u128>,
+    /// Credit before the window.
+    credits: Vec<f64>,
+    /// Whether the peer is in its windows of grace.
+    newcomers: Vec<bool>,
     /// What work shows, nats a token of trace.
     work: Option<f64>,
     reasons: Vec<Option<Exclusion>>,
@@ -121,10 +131,9 @@ impl Window<'_> {
         known(self.case, &self.pinned()[number].peer)
     }
 
-    /// Whether the peer is in its windows of grace.
-    fn is_new(&self, number: usize) -> bool {
-        let grace = self.case.manifest.gauntlet.grace_windows;
-        self.before(number).is_none_or(|standing| standing.windows < grace)
+    /// How much each of `numbers` counts when it is asked what is usual among them.
+    fn trust(&self, numbers: &[usize]) -> Vec<u128> {
+        trust(&numbers.iter().map(|&number| self.credits[number]).collect::<Vec<_>>())
     }
 
     fn refused(&mut self) {
@@ -153,8 +162,10 @@ impl Window<'_> {
     fn oversized(&mut self) {
         let (left, gram) = (self.left(), self.case.gram);
         // The upper one of two: who sends next to nothing must not make the others long.
-        let norms = left.iter().map(|&number| (gram.norm(number), self.trust[number]));
-        let Some(median) = upper_median(norms).filter(|_| left.len() >= FEWEST) else { return };
+        let norms = left.iter().map(|&number| gram.norm(number)).zip(self.trust(&left));
+        let Some(median) = upper_median(norms).filter(|median| left.len() >= FEWEST && *median > 0.0) else {
+            return;
+        };
         let most = self.case.manifest.gauntlet.max_norm_ratio * median;
         for number in left {
             let norm = gram.norm(number);
@@ -180,7 +191,8 @@ impl Window<'_> {
             let number = |members: &[usize]| members.iter().map(|&member| left[member]).collect::<Vec<_>>();
             let (mut first, copies) = (number(&voice.first), number(&voice.copies));
             // At the start of a run everybody's updates are alike. Newcomers share a voice, which earns a copier nothing.
-            let (new, copies): (Vec<usize>, Vec<usize>) = copies.into_iter().partition(|&n| self.is_new(n));
+            let (new, copies): (Vec<usize>, Vec<usize>) =
+                copies.into_iter().partition(|&n| self.newcomers[n]);
             first.extend(new);
             let voice = Voice { first, copies };
             for &copy in &voice.copies {
@@ -203,7 +215,8 @@ impl Window<'_> {
     /// of a run all point the same way.
     fn likeness(&self, gram: &Gram, left: &[usize]) -> f64 {
         let pairs = (0..gram.len()).flat_map(|i| (0..i).map(move |j| (i, j)));
-        let cosine = |(i, j)| (gram.cosine(i, j), self.trust[left[i]] * self.trust[left[j]]);
+        let trust = self.trust(left);
+        let cosine = |(i, j): (usize, usize)| (gram.cosine(i, j), trust[i] * trust[j]);
         let usual = lower_median(pairs.map(cosine)).filter(|_| gram.len() >= FEWEST);
         let usual = usual.unwrap_or(0.0).max(0.0);
         usual + (1.0 - usual) * self.case.manifest.gauntlet.copy_cosine
@@ -216,11 +229,13 @@ impl Window<'_> {
             let before = self.before(number);
             let has_no_credit = before.is_some_and(|standing| standing.credit <= -terms.credit_limit);
             let demanded = self.demanded(number);
-            let shows = trace.zip(demanded).map(|(trace, demanded)| trace.sigmas >= demanded);
+            let both = trace.zip(demanded);
+            let shows = both.is_some_and(|(trace, demanded)| trace.sigmas >= demanded);
+            let lacks = both.is_some_and(|(trace, demanded)| trace.best_sigmas < demanded);
             // Where the outer step overshoots, honest work may raise the loss when it is alone. Who is known to work, and shows that
             // it did, has such a window now and then; every one of them costs credit.
             let is_trusted = before.is_some_and(|standing| standing.credit > 0.0);
-            let is_lenient = is_trusted && shows == Some(true);
+            let is_lenient = is_trusted && shows;
             let is_below = |bound: Option<f64>| bound.is_some_and(|bound| bound < 0.0);
             if is_below(best_gain) && is_lenient {
                 self.lenient[number] = true;
@@ -230,7 +245,7 @@ impl Window<'_> {
                 self.exclude(number, Reason::Harmful, detail);
             } else if is_below(best_merit) && !is_trusted {
                 self.exclude(number, Reason::Idle, "improves the loss far less than the median peer");
-            } else if has_no_credit && shows == Some(false) {
+            } else if has_no_credit && lacks {
                 let detail = "no trace of its assigned sequences in the last windows";
                 self.exclude(number, Reason::Untraced, detail);
             }
@@ -268,8 +283,13 @@ impl Window<'_> {
                 // What is left is mended by leaving traces again.
                 None => {}
                 Some(exclusion) if matches!(exclusion.reason, Reason::Untraced | Reason::Oversized) => {}
-                // It may have been a bad window. What it costs is that window.
-                Some(exclusion) if exclusion.reason == Reason::Harmful => continue,
+                Some(exclusion) if exclusion.reason == Reason::Harmful => {
+                    // It may have been a bad window, which shows in that it worked. Then what it costs is that window.
+                    if let (Some(trace), Some(demanded)) = (opinion.trace, self.demanded(number)) {
+                        standing.learn(f64::NEG_INFINITY, trace.best_sigmas, demanded, terms);
+                    }
+                    continue;
+                }
                 Some(_) => {
                     standing.distrust(terms);
                     continue;
@@ -277,10 +297,12 @@ impl Window<'_> {
             }
             match (opinion.trace, self.demanded(number)) {
                 _ if self.lenient[number] => standing.warn(terms),
-                (Some(trace), Some(demanded)) => standing.trust(trace.sigmas, demanded, terms),
+                (Some(trace), Some(demanded)) => {
+                    standing.learn(trace.sigmas, trace.best_sigmas, demanded, terms);
+                }
                 // Where nobody can be blamed, a trace that is plain to see is still one.
                 (Some(trace), None) if trace.sigmas >= LEAST_TRACE => {
-                    standing.trust(trace.sigmas, LEAST_TRACE / 2.0, terms)
+                    standing.learn(trace.sigmas, trace.sigmas, LEAST_TRACE / 2.0, terms);
                 }
                 _ => {}
             }
@@ -301,12 +323,16 @@ impl Window<'_> {
             (Some(_), _) => Some((f64::MIN, 0.0)),
             (None, gain) => gain,
         };
-        let played: Vec<(usize, Player)> = (0..places.len())
+        let mut played: Vec<(usize, Player)> = (0..places.len())
             .filter_map(|number| {
                 let ((score, error), rating) = (score(number)?, standings[places[number]].rating);
-                Some((number, Player { rating, score, error }))
+                Some((number, Player { rating, score, error, counts: true }))
             })
             .collect();
+        let numbers: Vec<usize> = played.iter().map(|(number, _)| *number).collect();
+        for ((_, player), trust) in played.iter_mut().zip(self.trust(&numbers)) {
+            player.counts = trust > 0;
+        }
         let players: Vec<Player> = played.iter().map(|&(_, player)| player).collect();
         let after = rate(&players, self.case.manifest.gauntlet.skill);
         played.into_iter().map(|(number, _)| number).zip(after).collect()
@@ -328,7 +354,7 @@ impl Window<'_> {
         }
         let sum: f64 = weights.iter().sum();
         // The lower median: of two peers, or where half of them scale theirs up, the larger is clipped to the smaller, never the other way round.
-        let norms = left.iter().map(|&number| (self.case.gram.norm(number), self.trust[number]));
+        let norms = (0..gram.len()).map(|i| gram.norm(i)).zip(self.trust(&left));
         let median = lower_median(norms).unwrap_or(0.0);
         let share = |(i, weight): (usize, f64)| {
             let (norm, weight) = (gram.norm(i), weight / sum);

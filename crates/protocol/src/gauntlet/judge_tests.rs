@@ -4,6 +4,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore as _, SeedableRng as _};
 
 use super::*;
+use crate::gauntlet::rating::Rating;
 use crate::{
     Cutoff, Digest, Envelope, Exclusion, FilePin, Improvement, Manifest, PeerId, PeerScore, Pinned, Reason,
     Scores, Signed, SigningKey, Timestamp, fixtures,
@@ -285,6 +286,51 @@ fn one_liar_of_three_validators_moves_nothing() {
     assert_eq!(weights(&last), weights(&expected));
 }
 
+/// What a peer is blamed for takes more than half of the whole stake, whoever is heard.
+#[test]
+fn half_of_the_stake_damns_nobody() {
+    let lie = |score: &mut PeerScore| {
+        if score.peer == peer(0) {
+            let lie = Some(Improvement { mean: -9.0, standard_error: 0.01, sequences: 32 });
+            (score.unassigned, score.merit, score.trace) = (lie, lie, lie);
+            score.fault = Some(Exclusion::new(peer(0), Reason::Malformed, "a lie"));
+            score.start_gap = Some(9.0);
+        }
+    };
+    // One of two, two of four, and two of five of whom two are silent.
+    for (all, liars, honest) in [(2, 1, 1), (4, 2, 2), (5, 2, 1)] {
+        let mut world = World::new(&[HONEST; 5]);
+        let names: Vec<u8> = (1..=all).collect();
+        world.manifest = fixtures::manifest(&names);
+        for _ in 0..5 {
+            let heard: Vec<_> = names.iter().map(|v| world.scores(*v, |_| {})).collect();
+            world.judge(&heard);
+        }
+        let before = world.standings[0].credit;
+        for _ in 0..4 {
+            let lies = names[..liars].iter().map(|v| world.scores(*v, lie));
+            let truths = names[liars..liars + honest].iter().map(|v| world.scores(*v, |_| {}));
+            let heard: Vec<_> = lies.chain(truths).collect();
+            let found = world.judge(&heard);
+            assert_eq!(reasons(&found), [], "{liars} of {all}");
+            assert_eq!(found.standings[0].credit, before, "{liars} of {all}");
+        }
+    }
+}
+
+#[test]
+fn the_reason_of_a_fault_is_what_most_say() {
+    let fault =
+        |reason| move |score: &mut PeerScore| score.fault = Some(Exclusion::new(score.peer, reason, "said"));
+    let mut world = World::new(&[HONEST; 5]);
+    let heard = [
+        world.scores(1, fault(Reason::Harmful)),
+        world.scores(2, fault(Reason::Malformed)),
+        world.scores(3, fault(Reason::Malformed)),
+    ];
+    assert!(reasons(&world.judge(&heard)).iter().all(|(_, reason)| *reason == Reason::Malformed));
+}
+
 #[test]
 fn faults_need_a_majority_and_strangers_have_no_say() {
     let fault = |score: &mut PeerScore| {
@@ -427,4 +473,85 @@ fn who_stops_to_work_is_unpaid_within_three_windows() {
         cheats += 2;
     }
     assert!(late * 33 <= cheats, "{late} of {cheats}");
+}
+
+/// Numbers that break arithmetic, and some that do not.
+fn any_number(chance: &mut ChaCha8Rng) -> f64 {
+    const NUMBERS: [f64; 14] = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.1,
+        1e-300,
+        -1e-300,
+        1e300,
+        -1e300,
+        f64::MAX,
+        f64::MIN,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        f64::NAN,
+    ];
+    NUMBERS[chance.next_u32() as usize % NUMBERS.len()]
+}
+
+#[test]
+fn whatever_numbers_validators_sign_the_verdict_has_numbers() {
+    let mut chance = ChaCha8Rng::from_seed([9; 32]);
+    for case in 0..400 {
+        let mut world = World::new(&[HONEST; 6]);
+        for _ in 0..6 {
+            let mut any = |from: Option<Improvement>| match chance.next_u32() % 4 {
+                0 => from,
+                1 => None,
+                _ => Some(Improvement {
+                    mean: any_number(&mut chance),
+                    standard_error: any_number(&mut chance),
+                    sequences: [0, 1, 2, 32, u32::MAX][chance.next_u32() as usize % 5],
+                }),
+            };
+            let mut heard = [1, 2, 3].map(|v| world.scores(v, |_| {}));
+            for score in heard.iter_mut().flat_map(|scores| &mut scores.record.scores) {
+                (score.unassigned, score.merit) = (any(score.unassigned), any(score.merit));
+                (score.assigned, score.trace) = (any(score.assigned), any(score.trace));
+                score.start_gap = score.trace.map(|trace| trace.mean);
+            }
+            let found = world.judge(&heard);
+            let limit = world.manifest.gauntlet.credit_limit;
+            for standing in &found.standings {
+                assert!(
+                    standing.rating.mu.is_finite() && standing.rating.sigma > 0.0,
+                    "{case}: {standing:?}"
+                );
+                assert!(standing.credit.abs() <= limit, "{case}: {standing:?}");
+                assert!((0.0..=1.0).contains(&standing.weight), "{case}: {standing:?}");
+            }
+            let sum: f64 = weights(&found).iter().sum();
+            assert!(sum == 0.0 || (sum - 1.0).abs() < 1e-9, "{case}: {sum}");
+            assert!(
+                found.shares.iter().all(|share| (0.0..=1.0).contains(&share.coefficient)),
+                "{case}: {found:?}"
+            );
+        }
+    }
+}
+
+/// Those before are the aggregator's word, and an auditor reads them before it knows whether they are true.
+#[test]
+fn no_standing_makes_a_judge_panic() {
+    let mut chance = ChaCha8Rng::from_seed([10; 32]);
+    for _ in 0..2_000 {
+        let mut world = World::new(&[HONEST; 6]);
+        world.next();
+        for standing in &mut world.standings {
+            standing.credit = any_number(&mut chance);
+            standing.rating = Rating { mu: any_number(&mut chance), sigma: any_number(&mut chance) };
+            standing.windows = [0, 3, u32::MAX][chance.next_u32() as usize % 3];
+        }
+        if chance.next_u32().is_multiple_of(2) {
+            world.standings.reverse();
+        }
+        assert_eq!(world.next().shares.len() + world.next().excluded.len(), 6);
+    }
 }

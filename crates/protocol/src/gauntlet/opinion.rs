@@ -11,19 +11,10 @@ pub(super) struct Trace {
     pub(super) mean: f64,
     /// Standard error of that.
     pub(super) error: f64,
-    /// The mean in standard errors, as a normal variable would be.
+    /// The mean in standard errors, as a normal variable would be, for what is paid: of two validators who disagree, the lower.
     pub(super) sigmas: f64,
-}
-
-impl Trace {
-    /// From the figures that validators `said`.
-    fn of(said: impl Fn(&dyn Fn(&PeerScore) -> Option<f64>) -> Vec<(f64, u128)>) -> Option<Self> {
-        Some(Self {
-            mean: lower_median(said(&|score| Some(score.trace?.mean)))?,
-            error: lower_median(said(&|score| Some(score.trace?.standard_error)))?,
-            sigmas: lower_median(said(&|score| score.trace?.in_sigmas()))?,
-        })
-    }
+    /// The same for what is blamed: of two the higher, and infinite from whoever was not heard.
+    pub(super) best_sigmas: f64,
 }
 
 /// What the validators say of one update.
@@ -63,10 +54,6 @@ impl Opinion {
         if stake * 2 <= whole {
             return Self::default();
         }
-        let faults: Vec<_> =
-            votes.iter().filter_map(|(stake, score)| Some((*stake, score.fault.as_ref()?))).collect();
-        let is_refused = faults.iter().map(|(stake, _)| stake).sum::<u128>() * 2 > stake;
-        let fault = is_refused.then(|| Exclusion::new(*peer, faults[0].1.reason, &faults[0].1.detail));
         let sigmas = manifest.scoring.harm_sigmas;
         let said = |of: &dyn Fn(&PeerScore) -> Option<f64>| -> Vec<(f64, u128)> {
             let said = votes.iter().filter_map(|(stake, score)| Some((of(score)?, *stake)));
@@ -74,15 +61,49 @@ impl Opinion {
             let measured: u128 = said.iter().map(|(_, stake)| stake).sum();
             if measured * 2 > whole { said } else { Vec::new() }
         };
+        // What a peer is blamed for takes half of the whole stake, however much of it was heard: who says nothing speaks for it.
+        let best = |of: &dyn Fn(&PeerScore) -> Option<f64>| {
+            let said = said(of);
+            let silent = whole.saturating_sub(said.iter().map(|(_, stake)| stake).sum());
+            let is_said = !said.is_empty();
+            upper_median(said.into_iter().chain([(f64::INFINITY, silent)])).filter(|_| is_said)
+        };
+        let least_gap = best(&|score| Some(-score.start_gap?)).map(|gap| -gap);
+        let trace = || {
+            Some(Trace {
+                mean: lower_median(said(&|score| Some(score.trace?.mean)))?,
+                error: lower_median(said(&|score| Some(score.trace?.standard_error)))?,
+                sigmas: lower_median(said(&|score| score.trace?.in_sigmas()))?,
+                best_sigmas: best(&|score| score.trace?.in_sigmas())?,
+            })
+        };
         Self {
-            fault,
+            fault: fault(&votes, whole),
             // Of two validators who disagree, none can have a peer excluded, and none can have it paid.
-            best_gain: upper_median(said(&|score| score.unassigned?.at_most(sigmas))),
-            best_merit: upper_median(said(&|score| score.merit?.at_most(sigmas))),
+            best_gain: best(&|score| score.unassigned?.at_most(sigmas)),
+            best_merit: best(&|score| score.merit?.at_most(sigmas)),
             gain: lower_median(said(&|score| Some(score.unassigned?.mean)))
                 .zip(lower_median(said(&|score| Some(score.unassigned?.standard_error)))),
-            trace: Trace::of(&said),
-            start_gap: lower_median(said(&|score| score.start_gap)),
+            trace: trace(),
+            start_gap: least_gap,
         }
     }
+}
+
+/// The fault for which validators with more than half of the `whole` stake refuse an update: of the reasons that they give, the one with
+/// the most stake, in the words of who gives it first.
+fn fault(votes: &[(u128, &PeerScore)], whole: u128) -> Option<Exclusion> {
+    let faults: Vec<(u128, &Exclusion)> =
+        votes.iter().filter_map(|(stake, score)| Some((*stake, score.fault.as_ref()?))).collect();
+    let stake_of =
+        |faults: &mut dyn Iterator<Item = &(u128, &Exclusion)>| faults.map(|(stake, _)| stake).sum::<u128>();
+    if stake_of(&mut faults.iter()) * 2 <= whole {
+        return None;
+    }
+    let by_reason =
+        |fault: &Exclusion| stake_of(&mut faults.iter().filter(|(_, other)| other.reason == fault.reason));
+    // The first of equals; `max_by_key` would take the last.
+    let (_, most) = faults.iter().rev().max_by_key(|(_, fault)| by_reason(fault))?;
+    let first = faults.iter().find(|(_, fault)| fault.reason == most.reason)?.1;
+    Some(Exclusion::new(votes[0].1.peer, first.reason, &first.detail))
 }

@@ -61,6 +61,8 @@ pub struct Player {
     pub score: f64,
     /// Standard error of that.
     pub error: f64,
+    /// Whether it says something of the others how they did against it.
+    pub counts: bool,
 }
 
 impl Player {
@@ -78,14 +80,12 @@ impl Player {
     }
 }
 
-/// A window as a match: the ratings afterwards, in the order of `players`. With fewer than two of them nothing is learned.
+/// A window as a match: the ratings afterwards, in the order of `players`. Without an opponent that counts nothing is learned.
 ///
-/// Weng and Lin's rule for two players (JMLR 12:267, algorithm 1), which OpenSkill is made of too, against every opponent; what that
-/// does to μ, and to the logarithm of σ, is averaged over the opponents and counts for at most four games.
+/// Weng and Lin's rule for two players (JMLR 12:267, algorithm 1), which OpenSkill is made of too, against every opponent that counts;
+/// what that does to μ, and to the logarithm of σ, is averaged over the opponents and counts for at most four games.
 #[must_use]
 pub fn rate(players: &[Player], skill: Skill) -> Vec<Rating> {
-    let opponents = players.len().saturating_sub(1) as f64;
-    let share = opponents.min(GAMES) / opponents.max(1.0);
     let config = WengLinConfig { beta: skill.beta, ..WengLinConfig::new() };
     let before = |rating: &Rating| WengLinRating {
         rating: rating.mu,
@@ -93,20 +93,20 @@ pub fn rate(players: &[Player], skill: Skill) -> Vec<Rating> {
     };
     let after = |(n, player): (usize, &Player)| {
         let own = before(&player.rating);
-        let (mut gained, mut sharpened) = (0.0, 0.0);
-        for (m, other) in players.iter().enumerate() {
-            if m != n {
-                let (then, _) = weng_lin(&own, &before(&other.rating), &player.against(other), &config);
-                gained += then.rating - own.rating;
-                sharpened += (then.uncertainty / own.uncertainty).ln();
-            }
+        let (mut gained, mut sharpened, mut opponents) = (0.0, 0.0, 0.0);
+        for (_, other) in players.iter().enumerate().filter(|(m, other)| *m != n && other.counts) {
+            let (then, _) = weng_lin(&own, &before(&other.rating), &player.against(other), &config);
+            gained += then.rating - own.rating;
+            sharpened += (then.uncertainty / own.uncertainty).ln();
+            opponents += 1.0;
         }
+        if opponents < 1.0 {
+            return player.rating;
+        }
+        let share = f64::min(opponents, GAMES) / opponents;
         let (mu, sigma) = (own.rating + share * gained, own.uncertainty * (share * sharpened).exp());
         if mu.is_finite() && sigma.is_finite() { Rating { mu, sigma } } else { player.rating }
     };
-    if opponents < 1.0 {
-        return players.iter().map(|player| player.rating).collect();
-    }
     players.iter().enumerate().map(after).collect()
 }
 
@@ -122,7 +122,7 @@ mod tests {
             let players: Vec<Player> = ratings
                 .into_iter()
                 .zip(scores)
-                .map(|(rating, score)| Player { rating, score, error: 0.0 })
+                .map(|(rating, score)| Player { rating, score, error: 0.0, counts: true })
                 .collect();
             ratings = rate(&players, Skill::default()).try_into().unwrap();
         }
@@ -138,8 +138,12 @@ mod tests {
             let mut ratings = vec![Rating::default(); count];
             let mut play = |is_reversed: bool| {
                 let score = |n: usize| if is_reversed { n as f64 } else { -(n as f64) };
-                let player =
-                    |(n, rating): (usize, &Rating)| Player { rating: *rating, score: score(n), error: 0.0 };
+                let player = |(n, rating): (usize, &Rating)| Player {
+                    rating: *rating,
+                    score: score(n),
+                    error: 0.0,
+                    counts: true,
+                };
                 let players: Vec<Player> = ratings.iter().enumerate().map(player).collect();
                 ratings = rate(&players, Skill::default());
                 (ratings[0], ratings[count - 1])
@@ -159,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_draw_of_equals_moves_nobody() {
-        let player = |score| Player { rating: Rating::default(), score, error: 0.1 };
+        let player = |score| Player { rating: Rating::default(), score, error: 0.1, counts: true };
         // Not clearly apart: what is between them is chance.
         let players = [player(1.0), player(1.2)];
         for rating in rate(&players, Skill::default()) {
@@ -168,5 +172,15 @@ mod tests {
         let [worse, better] = rate(&[player(1.0), player(1.3)], Skill::default())[..] else { panic!() };
         assert!(worse.mu < 25.0 && better.mu > 25.0);
         assert_eq!(rate(&players[..1], Skill::default()), [Rating::default()]);
+    }
+
+    #[test]
+    fn to_win_against_who_does_not_count_is_nothing() {
+        let player = |score, counts| Player { rating: Rating::default(), score, error: 0.1, counts };
+        let few = [player(1.0, true), player(2.0, true)];
+        let many: Vec<Player> = few.into_iter().chain([player(0.0, false); 40]).collect();
+        let (few, many) = (rate(&few, Skill::default()), rate(&many, Skill::default()));
+        assert_eq!(few, many[..2]);
+        assert!(many[2].mu < 25.0, "and yet it has lost itself");
     }
 }

@@ -46,9 +46,11 @@ impl Standing {
     /// What a window's trace, in standard errors, does to the credit, where who works shows about twice `demanded` and who
     /// does not shows 0, each give or take 1: the logarithm of how much likelier such a trace is of the former (Wald's
     /// sequential test, Annals of Mathematical Statistics 16:117). No window tells more than those two means would.
-    pub(super) fn trust(&mut self, sigmas: f64, demanded: f64, terms: &Gauntlet) {
-        let told = sigmas.clamp(-2.0 * demanded, 2.0 * demanded);
-        let credit = self.credit + 2.0 * demanded * (told - demanded);
+    ///
+    /// It grows by what the `worst` of two validators who disagree says, and falls by what the `best` says.
+    pub(super) fn learn(&mut self, worst: f64, best: f64, demanded: f64, terms: &Gauntlet) {
+        let told = |sigmas: f64| 2.0 * demanded * (sigmas.clamp(-2.0 * demanded, 2.0 * demanded) - demanded);
+        let credit = self.credit + told(worst).max(0.0) + told(best).min(0.0);
         self.credit = credit.clamp(-terms.credit_limit, terms.credit_limit);
     }
 
