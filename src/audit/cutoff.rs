@@ -96,6 +96,13 @@ async fn check_pinned(
     let object = run.bucket().try_get(&key, Receipt::MAX_BYTES).await.map_err(anyhow::Error::from);
     let object = findings.read(&format!("receipt of {name}"), object)?;
     if let Some(object) = object {
+        if object.meta.last_modified != pinned.mirrored_at {
+            // A run that was copied to another bucket has other times.
+            let (found, said) = (object.meta.last_modified, pinned.mirrored_at);
+            findings.note(format_args!(
+                "the receipt of {name} is of {found}, and was mirrored at {said}, says the cutoff"
+            ));
+        }
         let update_key = PeerKey::new(run.id(), window, PeerFile::Update).to_string();
         let checked = run.expected(open, &update_key).check(peer, &object.bytes, pinned.received_at);
         match checked {
@@ -146,26 +153,38 @@ async fn check_exclusion(
     findings: &mut Findings,
 ) -> anyhow::Result<()> {
     let (peer, name, window) = (exclusion.peer, exclusion.peer.short(), open.record.window);
-    let unproven = format!("the exclusion of {name} ({}): its update was not mirrored", say(exclusion));
+    let unproven =
+        |what: &str| format!("the exclusion of {name} ({}): its {what} was not mirrored", say(exclusion));
     let key = RunKey::Receipt { window, peer }.to_string();
     let Some(object) = run.bucket().try_get(&key, Receipt::MAX_BYTES).await? else {
-        findings.unverifiable(unproven);
+        findings.unverifiable(unproven("receipt"));
         return Ok(());
     };
     let update_key = PeerKey::new(run.id(), window, PeerFile::Update).to_string();
     // When it came is what only the peer's own store knows.
     let checked = run.expected(open, &update_key).check(peer, &object.bytes, open.record.deadline);
     let Ok(receipt) = checked else {
-        findings.unverifiable(unproven);
+        findings.unverifiable(unproven("receipt"));
         return Ok(());
     };
+    // What is mirrored was seen, passed the checks, and was in time.
+    let is_of_receipt = [Reason::Missing, Reason::BadReceipt, Reason::WrongWindow, Reason::Late];
+    if is_of_receipt.contains(&exclusion.reason) {
+        let what = format_args!("exclusion of {name}");
+        findings.differ(
+            what,
+            "a reason beside the mirrored receipt, which passes the checks",
+            say(exclusion),
+        );
+        return Ok(());
+    }
     match run.update(&open.record, &peer, &receipt.record.update).await {
         Ok(Ok(_)) => findings.note(format_args!(
             "{name} is excluded ({}), and yet its mirrored receipt and update pass every check",
             say(exclusion)
         )),
-        Ok(Err(_)) => findings.unverifiable(unproven),
-        Err(error) if is_evidence(&error) => findings.unverifiable(unproven),
+        Ok(Err(_)) => findings.unverifiable(unproven("update")),
+        Err(error) if is_evidence(&error) => findings.unverifiable(unproven("update")),
         Err(error) => return Err(error),
     }
     Ok(())

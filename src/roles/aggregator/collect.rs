@@ -27,8 +27,8 @@ const SLOWEST_BYTES_PER_SECOND: u64 = 4 << 20;
 impl Aggregator {
     /// Waits for `member`'s receipt until the deadline, then checks and mirrors what it promises.
     ///
-    /// The receipt is mirrored as soon as it is seen, before the update is read: however slow its bucket, a peer has then shown by
-    /// the run's clock that it had the update before anybody could copy it.
+    /// The receipt is mirrored as soon as it is seen, before the update is read: however slow its bucket, the run's clock then
+    /// dates what the peer has promised, and not how long the update took.
     ///
     /// # Errors
     /// The inner result says why the update does not count; the outer one that our own store fails.
@@ -38,27 +38,25 @@ impl Aggregator {
         member: &Member,
     ) -> anyhow::Result<Result<Pinned, Exclusion>> {
         let peer = member.peer;
-        let promise = self.promise(open, peer).await?;
-        if let Some(promise) = &promise
-            && let Some(pinned) = self.kept(open, promise).await?
-        {
-            return Ok(Ok(pinned));
-        }
         let join = member.join.open_from::<Join>(&peer).map_err(anyhow::Error::from);
         let bucket =
             join.and_then(|join| lobby::open_bucket(&self.identity, &join.record, self.peer_options.clone()));
+        let mut promise = self.promise(open, peer).await?;
+        if let Some(promise) = &mut promise {
+            if let Ok(bucket) = &bucket {
+                self.date(bucket, open, promise).await;
+            }
+            if let Some(kept) = self.kept(open, promise).await? {
+                return Ok(kept);
+            }
+        }
         let bucket = match bucket {
             Ok(bucket) => bucket,
             Err(error) => return Ok(Err(Exclusion::new(peer, Reason::Unavailable, format!("{error:#}")))),
         };
-        let now = self.now().await?;
-        let patience = open.record.deadline.max(now).since(now) + self.grace();
-        match tokio::time::timeout(patience, self.fetch(&bucket, open, peer, promise)).await {
-            Ok(Ok(Ok(fetched))) => self.mirror(open, fetched).await,
-            Ok(Ok(Err(exclusion))) => Ok(Err(exclusion)),
-            Ok(Err(error)) => Err(error),
-            // One slow bucket must not hold up everybody else's window.
-            Err(_) => Ok(Err(Exclusion::new(peer, Reason::Unavailable, "its bucket is too slow"))),
+        match self.fetch(&bucket, open, peer, promise).await? {
+            Ok(fetched) => self.mirror(open, fetched).await,
+            Err(exclusion) => Ok(Err(exclusion)),
         }
     }
 
@@ -76,22 +74,44 @@ impl Aggregator {
             return Ok(None);
         };
         let update_key = PeerKey::new(self.run.id(), window, PeerFile::Update).to_string();
-        let mirrored_at = object.meta.last_modified;
-        // It was mirrored because it was in time; when exactly it came is the peer's store's to say, not ours.
-        let received_at = mirrored_at.min(open.record.deadline);
+        // It was mirrored because it was in time; when exactly it came is the peer's store's to say, and until that is asked nobody
+        // was surely earlier.
+        let received_at = open.record.opened_at;
         let receipt = self.run.expected(open, &update_key).check(peer, &object.bytes, received_at);
         let receipt = receipt.map_err(|exclusion| anyhow::anyhow!("{key}: {}", exclusion.detail))?;
-        Ok(Some(Promise { peer, receipt, received_at, mirrored_at }))
+        let (bytes, mirrored_at) = (object.bytes, object.meta.last_modified);
+        Ok(Some(Promise { peer, receipt, bytes, received_at, mirrored_at }))
+    }
+
+    /// Asks a peer's store again when its mirrored receipt came, as an aggregator before this one has. If it has another one now, or
+    /// none, the time is lost.
+    async fn date(&self, bucket: &Bucket, open: &Signed<Open>, promise: &mut Promise) {
+        let window = open.record.window;
+        let key = PeerKey::new(self.run.id(), window, PeerFile::Receipt).to_string();
+        let asked = tokio::time::timeout(GRACE, bucket.try_get(&key, Receipt::MAX_BYTES)).await;
+        if let Ok(Ok(Some(object))) = asked
+            && object.bytes == promise.bytes
+        {
+            promise.received_at = object.meta.last_modified.min(open.record.deadline);
+        }
     }
 
     /// What `promise` promises, if an aggregator before this one has mirrored it.
-    async fn kept(&self, open: &Signed<Open>, promise: &Promise) -> anyhow::Result<Option<Pinned>> {
+    async fn kept(
+        &self,
+        open: &Signed<Open>,
+        promise: &Promise,
+    ) -> anyhow::Result<Option<Result<Pinned, Exclusion>>> {
         let (window, peer) = (open.record.window, promise.peer);
         if self.run.bucket().head(&RunKey::Update { window, peer }.to_string()).await?.is_none() {
             return Ok(None);
         }
-        let update = self.run.update(&open.record, &peer, &promise.receipt.record.update).await??;
-        Ok(Some(promise.pinned(String::new(), Digest(update.frame().content()))))
+        let update = match self.run.update(&open.record, &peer, &promise.receipt.record.update).await {
+            Ok(update) => update?,
+            Err(error) if is_another(&error) => return Ok(Some(Err(changed(peer)))),
+            Err(error) => return Err(error),
+        };
+        Ok(Some(Ok(promise.pinned(String::new(), Digest(update.frame().content())))))
     }
 
     /// Looks for receipt and update until both are there or the deadline has passed.
@@ -103,19 +123,26 @@ impl Aggregator {
         mut promise: Option<Promise>,
     ) -> anyhow::Result<Result<Fetched, Exclusion>> {
         let mut last = Exclusion::new(peer, Reason::Missing, "no receipt at the deadline");
+        let now = self.now().await?;
+        let patience = open.record.deadline.max(now).since(now) + self.grace();
+        // One slow bucket must not hold up everybody else's window. Only what the peer's bucket is asked counts, not our own.
+        let until = tokio::time::Instant::now() + patience;
+        let is_slow = |_| Refusal::Now(Exclusion::new(peer, Reason::Unavailable, "its bucket is too slow"));
         loop {
             // The time is taken before the look: what was written before the deadline is seen.
             let is_last = self.now().await? > open.record.deadline.plus(SETTLE);
             let mut refusal = None;
             if promise.is_none() {
-                match self.look(bucket, open, peer).await {
+                let seen = tokio::time::timeout_at(until, self.look(bucket, open, peer)).await;
+                match seen.unwrap_or_else(|elapsed| Err(is_slow(elapsed))) {
                     Ok(Some(seen)) => promise = Some(self.commit(open, peer, seen).await?),
                     Ok(None) => {}
                     Err(found) => refusal = Some(found),
                 }
             }
             if let Some(promise) = &promise {
-                match self.read(bucket, open, promise).await {
+                let read = tokio::time::timeout_at(until, self.read(bucket, open, promise)).await;
+                match read.unwrap_or_else(|elapsed| Err(is_slow(elapsed))) {
                     Ok((update, pinned)) => return Ok(Ok(Fetched { update, pinned })),
                     Err(found) => refusal = Some(found),
                 }
@@ -155,11 +182,16 @@ impl Aggregator {
     async fn commit(&self, open: &Signed<Open>, peer: PeerId, seen: Seen) -> anyhow::Result<Promise> {
         let key = RunKey::Receipt { window: open.record.window, peer }.to_string();
         let gone = || format!("{key} is gone again");
-        if let Creation::AlreadyExists = self.run.bucket().create(&key, seen.bytes).await? {
-            return self.promise(open, peer).await?.with_context(gone);
+        if let Creation::AlreadyExists = self.run.bucket().create(&key, seen.bytes.clone()).await? {
+            let mut promise = self.promise(open, peer).await?.with_context(gone)?;
+            if promise.bytes == seen.bytes {
+                promise.received_at = seen.received_at;
+            }
+            return Ok(promise);
         }
         let mirrored_at = self.run.bucket().head(&key).await?.with_context(gone)?.last_modified;
-        Ok(Promise { peer, receipt: seen.receipt, received_at: seen.received_at, mirrored_at })
+        let Seen { receipt, bytes, received_at } = seen;
+        Ok(Promise { peer, receipt, bytes, received_at, mirrored_at })
     }
 
     /// What `promise` promises, from its peer's bucket, through the decoder.
@@ -181,9 +213,12 @@ impl Aggregator {
         let pin = Pin { etag: Some(etag.clone()), sha256: promised.sha256, size: promised.size };
         let update = bucket.get_pinned(&promised.key, &pin).await.map_err(unavailable)?;
         let binding = self.run.binding(&open.record, &peer);
-        let (layout, codec, bytes) = (self.run.layout(), self.run.codec(), update.clone());
-        let parsed = tokio::task::block_in_place(|| Update::parse(bytes, layout, &codec, &binding))
-            .map_err(|error| Refusal::Now(Exclusion::new(peer, Reason::Malformed, error)))?;
+        let (layout, codec, bytes) = (self.run.layout().clone(), self.run.codec(), update.clone());
+        // On another thread: everybody's receipts are looked for on this one.
+        let parsing = tokio::task::spawn_blocking(move || Update::parse(bytes, &layout, &codec, &binding));
+        let malformed =
+            |error: &dyn std::fmt::Display| Refusal::Now(Exclusion::new(peer, Reason::Malformed, error));
+        let parsed = parsing.await.map_err(|error| malformed(&error))?.map_err(|error| malformed(&error))?;
         // Readers of a part of the update rely on it.
         expect_digest("the update's header", promised.frame, Digest(parsed.frame().digest()))
             .map_err(|error| Refusal::Now(Exclusion::new(peer, Reason::Unavailable, error)))?;
@@ -202,17 +237,25 @@ impl Aggregator {
         let key = RunKey::Update { window, peer }.to_string();
         if let Creation::AlreadyExists = bucket.create(&key, update).await? {
             let pin = Pin { etag: None, sha256: pinned.update.sha256, size: pinned.update.size };
-            match bucket.get_pinned(&key, &pin).await {
+            match bucket.get_pinned(&key, &pin).await.map_err(anyhow::Error::from) {
                 Ok(_) => {}
-                Err(BucketError::SizeMismatch { .. } | BucketError::DigestMismatch { .. }) => {
-                    let detail = "the update changed after it was first read";
-                    return Ok(Err(Exclusion::new(peer, Reason::Unavailable, detail)));
-                }
-                Err(error) => return Err(error.into()),
+                Err(error) if is_another(&error) => return Ok(Err(changed(peer))),
+                Err(error) => return Err(error),
             }
         }
         Ok(Ok(pinned))
     }
+}
+
+/// Whether an object is there, and another one than was asked for.
+fn is_another(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<BucketError>();
+    matches!(error, Some(BucketError::SizeMismatch { .. } | BucketError::DigestMismatch { .. }))
+}
+
+/// Of a peer of whom another update is mirrored than its receipt promises.
+fn changed(peer: PeerId) -> Exclusion {
+    Exclusion::new(peer, Reason::Unavailable, "another update of it is mirrored than its receipt promises")
 }
 
 /// Why a look at a peer's bucket brought nothing that counts.
@@ -234,6 +277,7 @@ struct Seen {
 struct Promise {
     peer: PeerId,
     receipt: Signed<Receipt>,
+    bytes: Bytes,
     received_at: Timestamp,
     mirrored_at: Timestamp,
 }
