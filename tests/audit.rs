@@ -349,17 +349,26 @@ async fn lies_about_the_cutoff(trial: &Trial<'_>) {
     forger.go_on(Vec::new(), |_| {}).await;
     trial.only("an update made up", "cutoff").await;
 
-    // Whom the aggregator calls late nobody can prove to be in time; that everything is there is told.
+    // What is mirrored was in time.
     let late = |cutoff: &mut Cutoff| {
         let pinned = cutoff.pinned.remove(0);
         cutoff.excluded.push(Exclusion::new(pinned.peer, Reason::Late, "1s past the deadline"));
     };
     forger.forge(RunKey::Cutoff(LAST), late).await;
     forger.go_on(Vec::new(), |_| {}).await;
+    trial.only("late, before the deadline", "cutoff").await;
+
+    // Whether its bucket could be read nobody else can know; that everything is there is told.
+    let unavailable = |cutoff: &mut Cutoff| {
+        let pinned = cutoff.pinned.remove(0);
+        cutoff.excluded.push(Exclusion::new(pinned.peer, Reason::Unavailable, "its bucket is too slow"));
+    };
+    forger.forge(RunKey::Cutoff(LAST), unavailable).await;
+    forger.go_on(Vec::new(), |_| {}).await;
     let (code, said) = run_audit(trial.world, &[]);
     assert_eq!((code, differences(&said)), (0, Told::new()), "{said:#}");
     let note = said["windows"][0]["notes"][0].as_str().unwrap();
-    assert!(note.contains(&peer.short()) && note.contains("late"), "{note}");
+    assert!(note.contains(&peer.short()) && note.contains("too slow"), "{note}");
     forger.delete(RunKey::Receipt { window: LAST, peer }).await;
     let (code, said) = run_audit(trial.world, &[]);
     assert_eq!((code, differences(&said)), (0, Told::new()), "{said:#}");
