@@ -50,8 +50,11 @@ fn with_ranks<R>(ranks: usize, config: &TrainerConfig, work: impl FnOnce(&mut Tr
         }
         let mut trainer = Trainer::with_group(config.clone(), Arc::clone(&group)).unwrap();
         trainer.load_parameters(&parameters(&config.model)).unwrap();
-        let result = work(&mut trainer);
-        trainer.lead(|| super::Command::End).unwrap();
+        // The others wait for the next command for ever: a failed assertion must not keep them from the end.
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mut trainer)));
+        let ended = trainer.lead(|| super::Command::End);
+        let result = result.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        ended.unwrap();
         for other in others {
             other.join().unwrap().unwrap();
         }
