@@ -176,6 +176,9 @@ impl Auditor<'_> {
             });
             case.check(verdict, standings, &mut findings)?;
         }
+        if verdict.is_some() && (cutoff.is_none() || roster.is_none()) {
+            findings.unverifiable("the verdict: what it is about cannot be read");
+        }
         report.add(findings);
 
         let mut findings = Findings::of(Step::Close);
@@ -188,6 +191,9 @@ impl Auditor<'_> {
                 close,
             };
             records.check(&mut findings);
+            if verdict.is_none() {
+                findings.unverifiable("that it repeats the verdict, which cannot be read");
+            }
             match (self.outer.as_mut(), &open, updates.as_ref()) {
                 (Some(outer), Some(open), Some(updates)) => {
                     if !close::redo(run, outer, open, close, updates, &mut findings).await? {

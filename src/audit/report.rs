@@ -69,17 +69,23 @@ pub struct WindowReport {
     /// What was done again.
     #[serde(skip)]
     pub steps: Vec<Step>,
+    /// The steps of which some could not be.
+    #[serde(skip)]
+    pub doubtful: Vec<Step>,
 }
 
 impl WindowReport {
     pub(super) fn new(window: u64) -> Self {
-        let (differences, unverifiable) = (Vec::new(), Vec::new());
-        Self { window, differences, unverifiable, notes: Vec::new(), steps: Vec::new() }
+        let (differences, unverifiable, notes) = (Vec::new(), Vec::new(), Vec::new());
+        Self { window, differences, unverifiable, notes, steps: Vec::new(), doubtful: Vec::new() }
     }
 
     pub(super) fn add(&mut self, findings: Findings) {
         if !self.steps.contains(&findings.step) {
             self.steps.push(findings.step);
+        }
+        if !findings.unverifiable.is_empty() {
+            self.doubtful.push(findings.step);
         }
         for difference in &findings.differences {
             // Where θ comes from is looked at before the first step.

@@ -40,7 +40,7 @@ impl Bench<'_> {
             return Ok(());
         };
         let Some(previous) = previous else {
-            findings.unverifiable("the judgement: the standings before are gone");
+            findings.unverifiable("the judgement: the standings of the window before cannot be read");
             return Ok(());
         };
         // Standings are looked up by halving.

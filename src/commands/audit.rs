@@ -80,7 +80,11 @@ fn describe(report: &WindowReport) -> String {
     let mut text = format!("window {}", report.window);
     for step in &report.steps {
         let differences = || report.differences.iter().filter(|difference| difference.step == *step);
-        let mark = if differences().next().is_none() { '✔' } else { '✘' };
+        let mark = match differences().next() {
+            Some(_) => '✘',
+            None if report.doubtful.contains(step) => '?',
+            None => '✔',
+        };
         let _ = write!(text, "\n  {mark} {}", step.name());
         for difference in differences() {
             let (what, expected, found) = (&difference.what, &difference.expected, &difference.found);

@@ -17,15 +17,21 @@ pub(super) enum Action {
     Attacks(AttackArgs),
 }
 
+/// Seeds of an experiment.
+const SEEDS: u64 = 3;
+
+/// Shares of cheats of the whole table.
+const SHARES: [f64; 5] = [0.0, 0.125, 0.25, 0.375, 0.5];
+
 /// What every experiment asks for.
 #[derive(Debug, clap::Args)]
 pub(super) struct Common {
     /// Folder of a dataset (`brigade data prepare`); made from the Rust source on this machine if it has none.
     #[arg(long, value_name = "DIR", default_value = "lab-data")]
     data: PathBuf,
-    /// Number of seeds.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
-    seeds: u64,
+    /// Number of seeds [default: 3]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    seeds: Option<u64>,
     /// Runs at the same time; each trains on one thread. As many as there are cores when left out.
     #[arg(long)]
     jobs: Option<usize>,
@@ -46,7 +52,7 @@ pub(super) struct AttackArgs {
     /// Only these, by name.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     attack: Vec<Attack>,
-    /// One seed, a quarter of the peers, and half of the windows.
+    /// One seed and a quarter of the peers, unless told otherwise.
     #[arg(long)]
     quick: bool,
     /// How updates become one: mean, trimmed, geometric_median, multi_krum, centred_clipping.
@@ -56,13 +62,13 @@ pub(super) struct AttackArgs {
     #[arg(long, value_name = "NAME|FILE", default_value = "tiny")]
     model: String,
     /// Windows of each run.
-    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..))]
     windows: u64,
     /// Honest peers and cheats together.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(2..=100))]
     peers: u64,
-    /// Shares of the peers that cheat.
-    #[arg(long, value_delimiter = ',', default_value = "0,0.125,0.25,0.375,0.5")]
+    /// Shares of the peers that cheat [default: 0,0.125,0.25,0.375,0.5]
+    #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
     fractions: Vec<f64>,
     /// Outer learning rate. With the demo's 3, which is the quickest, two runs that differ in nothing but an update end 2 % apart.
     #[arg(long, default_value_t = 1.5)]
@@ -112,6 +118,7 @@ pub(super) fn run(action: Action) -> anyhow::Result<()> {
     anyhow::ensure!(args.peers.iter().all(|peers| *peers > 0), "--peers must be above 0");
     let jobs = args.common.jobs()?;
     let Args { question, model, windows, peers, common: Common { data, seeds, json, .. } } = args;
+    let seeds = seeds.unwrap_or(SEEDS);
     let options = Options { data, model, windows, peers, seeds, question, jobs };
     let rows = super::runtime()?.block_on(compression::run(&options))?;
     super::answer(if json { serde_json::to_string_pretty(&rows)? } else { table(&rows) })
@@ -142,17 +149,23 @@ fn table(rows: &[Row]) -> String {
 }
 
 fn attack(args: AttackArgs) -> anyhow::Result<()> {
-    let is_share = |fraction: &f64| (0.0..=0.5).contains(fraction);
-    anyhow::ensure!(args.fractions.iter().all(is_share), "--fractions must be from 0 to 0.5");
+    let fractions = match (&args.fractions[..], args.quick) {
+        ([], true) => vec![0.25],
+        ([], false) => SHARES.to_vec(),
+        (given, _) => given.to_vec(),
+    };
+    if let Some(wrong) = fractions.iter().find(|fraction| !(0.0..=0.5).contains(*fraction)) {
+        anyhow::bail!("--fractions: {wrong} is not from 0 to 0.5");
+    }
     let jobs = args.common.jobs()?;
     let options = attacks::Options {
         data: args.common.data,
         model: args.model,
-        windows: if args.quick { args.windows.div_ceil(2) } else { args.windows },
+        windows: args.windows,
         peers: args.peers as usize,
         attacks: if args.attack.is_empty() { Attack::ALL.to_vec() } else { args.attack },
-        fractions: if args.quick { vec![0.25] } else { args.fractions },
-        seeds: if args.quick { 1 } else { args.common.seeds },
+        fractions,
+        seeds: args.common.seeds.unwrap_or(if args.quick { 1 } else { SEEDS }),
         gauntlet: Gauntlet { rule: args.rule, ..Gauntlet::default() },
         alpha: args.alpha,
         jobs,

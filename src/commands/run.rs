@@ -79,7 +79,10 @@ pub(super) fn run(action: Action) -> anyhow::Result<()> {
                     Some(window) => window,
                     None => newest_closed(&run).await?,
                 };
-                anyhow::ensure!(run.close(window).await?.is_some(), "window {window} is not closed");
+                if run.close(window).await?.is_none() {
+                    let newest = newest_closed(&run).await?;
+                    anyhow::bail!("window {window} is not closed; the newest that is closed is {newest}");
+                }
                 let standings = run.standings(window + 1).await?;
                 match uids {
                     Some(path) => answer(on_chain(&standings, &path)?),
@@ -110,6 +113,20 @@ fn on_chain(standings: &[Standing], path: &Path) -> anyhow::Result<serde_json::V
         .into_iter()
         .map(|(peer, uid)| Ok((peer.parse().with_context(|| format!("`{peer}` is no peer"))?, uid)))
         .collect::<anyhow::Result<Vec<(PeerId, u16)>>>()?;
+    let twice =
+        uids.iter().enumerate().find(|(n, (_, uid))| uids[..*n].iter().any(|(_, other)| other == uid));
+    if let Some((_, (peer, uid))) = twice {
+        anyhow::bail!("{}: UID {uid} is of two peers, one of them {peer}", path.display());
+    }
+    let has_uid = |standing: &&Standing| uids.iter().any(|(peer, _)| *peer == standing.peer);
+    let lost: Vec<&Standing> = standings.iter().filter(|s| s.weight > 0.0 && !has_uid(s)).collect();
+    if !lost.is_empty() {
+        let (share, names) = (
+            lost.iter().map(|standing| standing.weight).sum::<f64>() * 100.0,
+            lost.iter().map(|standing| standing.peer.short()).collect::<Vec<_>>().join(", "),
+        );
+        eprintln!("warning: {} has no UID for {names}, who have {share:.1} % of the weight", path.display());
+    }
     let (uids, weights): (Vec<u16>, Vec<u16>) = set_weights(standings, &uids).into_iter().unzip();
     Ok(serde_json::json!({ "uids": uids, "weights": weights }))
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use brigade_bucket::keys::{DataFile, RunKey};
-use brigade_bucket::{Bucket, Creation, Pin, PollPolicy};
+use brigade_bucket::{Bucket, BucketError, Creation, Pin, PollPolicy};
 use brigade_codec::{
     Binding, CodeBits, CodecConfig, Delta, DeltaBinding, DeltaConfig, Frame, Layout, Update, max_delta_bytes,
     max_update_bytes,
@@ -72,10 +72,13 @@ impl Run {
     /// # Errors
     /// When there is no manifest, it is another one, or it says what no run can have.
     pub async fn load(bucket: Bucket, id: &Digest, poll: Duration) -> anyhow::Result<Self> {
-        let object = bucket
-            .get(&RunKey::Manifest.to_string(), Manifest::MAX_BYTES)
-            .await
-            .context("no run here; is [run] the bucket that `brigade run create` wrote to?")?;
+        let object = bucket.get(&RunKey::Manifest.to_string(), Manifest::MAX_BYTES).await.map_err(
+            |error| match error {
+                error @ BucketError::NotFound { .. } => anyhow::Error::from(error)
+                    .context("no run here; is [run] the bucket that `brigade run create` wrote to?"),
+                error => anyhow::Error::from(error).context("the run's bucket cannot be read ([run])"),
+            },
+        )?;
         let envelope = Envelope::from_bytes(&object.bytes)?;
         let manifest = envelope.open::<Manifest>()?;
         expect_digest("run_id is not that of the manifest in the bucket", *id, manifest.run())?;
