@@ -12,6 +12,9 @@ pub(super) struct Args {
     /// The participant's settings (TOML).
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
+    /// Print the settings as they take effect, with those of the environment and without secrets, and end.
+    #[arg(long)]
+    print_config: bool,
     /// Tell what happens as JSON, one object a line, on standard output.
     #[arg(long)]
     json: bool,
@@ -52,6 +55,9 @@ pub(super) fn run<F: Future<Output = anyhow::Result<()>>>(
     role: impl FnOnce(Participant, Reporter, Shutdown) -> F,
 ) -> anyhow::Result<()> {
     let settings = Participant::read(&args.config)?;
+    if args.print_config {
+        return super::answer(settings.print()?.trim_end());
+    }
     let reporter = if args.json { Reporter::Json } else { Reporter::Log };
     super::runtime()?.block_on(async {
         let shutdown = Shutdown::listen(args.stop_with_stdin)?;

@@ -1,5 +1,6 @@
 //! Configuration files (TOML): one kind for participants, one for the operator who creates a run.
 
+mod overrides;
 mod participant;
 mod run;
 mod secret;
@@ -78,6 +79,29 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
         }
         ConfigError::Parse { path: path.into(), line, message }
     })
+}
+
+/// The same with settings of the environment in the place of the file's. Returns which they were, as `run.endpoint` by variable.
+///
+/// # Errors
+/// As [`read`]; [`ConfigError::Invalid`] names the variables when it is one of those.
+fn read_with<T: DeserializeOwned>(
+    path: &Path,
+    variables: impl IntoIterator<Item = (String, String)>,
+) -> Result<(T, Vec<(String, String)>), ConfigError> {
+    let overrides = overrides::among(variables);
+    if overrides.is_empty() {
+        return Ok((read(path)?, Vec::new()));
+    }
+    let mut settings: toml::Table = read(path)?;
+    overrides::apply(&mut settings, &overrides)?;
+    let names: Vec<&str> = overrides.iter().map(|found| found.variable.as_str()).collect();
+    let invalid = |error: toml::de::Error| ConfigError::Invalid {
+        field: format!("{} with {} of the environment", path.display(), names.join(", ")),
+        reason: with_nearest(error.to_string().trim()),
+    };
+    let settings = T::deserialize(settings).map_err(invalid)?;
+    Ok((settings, overrides.into_iter().map(|found| (found.setting(), found.variable)).collect()))
 }
 
 /// Adds the nearest match to serde's message on an unknown field.

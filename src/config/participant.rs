@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use brigade_bucket::{Access, Bucket, BucketAddress, BucketOptions, Credentials, Dialect};
 use brigade_protocol::Digest;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, SecretRef};
 
 /// A participant's settings. Paths are relative to the file.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Participant {
     /// Identity file, as `brigade identity new` makes it.
@@ -37,6 +37,9 @@ pub struct Participant {
     /// Where the settings were read from.
     #[serde(skip)]
     path: PathBuf,
+    /// Which of them the environment has: setting and variable.
+    #[serde(skip)]
+    from_environment: Vec<(String, String)>,
 }
 
 fn default_poll() -> u64 {
@@ -44,7 +47,7 @@ fn default_poll() -> u64 {
 }
 
 /// A bucket and the keys to it.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BucketSection {
     /// `https://host[:port]`; leave out for Amazon S3.
@@ -76,7 +79,7 @@ fn default_region() -> String {
 }
 
 /// An access key and its secret.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct KeyPair {
     /// Access key.
@@ -86,7 +89,7 @@ pub struct KeyPair {
 }
 
 /// What to train on.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Compute {
     /// `auto`, `cpu`, or `cuda:N`.
@@ -109,7 +112,7 @@ pub struct Compute {
 }
 
 /// Which blocks are run again: `"none"`, `"all"`, or a number n for every n-th.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(untagged, expecting = "recompute must be \"none\", \"all\", or a number of at least 1")]
 pub enum Recompute {
     /// Every n-th.
@@ -119,12 +122,25 @@ pub enum Recompute {
 }
 
 impl Participant {
-    /// Reads the file and makes its paths absolute.
+    /// Reads the file and makes its paths absolute. `BRIGADE_…` variables take the place of its settings.
     ///
     /// # Errors
-    /// [`ConfigError`] names the file, the line and the setting.
+    /// [`ConfigError`] names the file, the line and the setting, or the variable.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let mut settings: Self = super::read(path)?;
+        // What is no text is no setting either.
+        let variables = std::env::vars_os();
+        Self::read_with(
+            path,
+            variables.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        )
+    }
+
+    fn read_with(
+        path: &Path,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let (mut settings, from_environment) = super::read_with::<Self>(path, variables)?;
+        settings.from_environment = from_environment;
         let folder = path.parent().unwrap_or(Path::new("")).to_owned();
         settings.identity = folder.join(&settings.identity);
         settings.state = folder.join(&settings.state);
@@ -134,6 +150,18 @@ impl Participant {
             return Err(ConfigError::Invalid { field, reason: "must be at least 1".into() });
         }
         Ok(settings)
+    }
+
+    /// The settings as they take effect, as TOML: paths from the file's folder, defaults filled in, secrets masked.
+    ///
+    /// # Errors
+    /// When they cannot be written as TOML.
+    pub fn print(&self) -> anyhow::Result<String> {
+        let mut text = format!("# {}\n", self.path.display());
+        for (setting, variable) in &self.from_environment {
+            text += &format!("# {setting} is that of {variable}\n");
+        }
+        Ok(text + &toml::to_string_pretty(&toml::Table::try_from(self)?)?)
     }
 
     /// The pause between two looks at the object that is waited for.
@@ -239,5 +267,45 @@ impl BucketSection {
             }
         };
         Ok(Bucket::open(&self.address(section)?, access, BucketOptions::default())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const FILE: &str = "identity = \"identity.json\"\nstate = \"state\"\n\
+        run_id = \"0101010101010101010101010101010101010101010101010101010101010101\"\n\
+        [run]\nbucket = \"run\"\ndialect = \"aws\"\naccess_key_id = \"MARKED-ID\"\nsecret_access_key = \"MARKED-SECRET\"\n";
+
+    fn read(variables: &[(&str, &str)]) -> Result<Participant, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("miner.toml");
+        std::fs::write(&path, FILE).unwrap();
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Participant::read_with(&path, variables)
+    }
+
+    #[test]
+    fn what_takes_effect_is_printed_without_secrets() {
+        let settings = read(&[("BRIGADE_RUN__BUCKET", "other"), ("BRIGADE_COMPUTE__THREADS", "3")]).unwrap();
+        assert_eq!((settings.run.bucket.as_str(), settings.compute.threads), ("other", Some(3)));
+        let text = settings.print().unwrap();
+        assert!(!text.contains("MARKED"), "{text}");
+        assert!(text.contains("# run.bucket is that of BRIGADE_RUN__BUCKET\n"), "{text}");
+        let printed: toml::Table = toml::from_str(&text).unwrap();
+        assert_eq!(printed["run"]["bucket"].as_str(), Some("other"));
+        assert_eq!(printed["run"]["region"].as_str(), Some("us-east-1"));
+        assert_eq!(printed["poll_milliseconds"].as_integer(), Some(1000));
+    }
+
+    #[test]
+    fn a_wrong_variable_is_named_with_the_nearest_match() {
+        let error = read(&[("BRIGADE_COMPUTE__THREDS", "3")]).unwrap_err().to_string();
+        assert!(error.contains("BRIGADE_COMPUTE__THREDS") && error.contains("`threads`"), "{error}");
+        let error = read(&[("BRIGADE_COMPUTE__THREADS", "many")]).unwrap_err().to_string();
+        assert!(error.contains("BRIGADE_COMPUTE__THREADS") && error.contains("many"), "{error}");
     }
 }

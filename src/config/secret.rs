@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::ConfigError;
 
@@ -32,11 +32,24 @@ impl SecretRef {
     }
 }
 
+impl SecretRef {
+    /// A reference is no secret and helps to find a mistake; anything else may be one.
+    fn masked(&self) -> &str {
+        let is_reference = self.0.starts_with("env:") || self.0.starts_with("file:");
+        if is_reference { &self.0 } else { "***" }
+    }
+}
+
 impl fmt::Debug for SecretRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A reference is no secret and helps to find a mistake; anything else may be one.
-        let is_reference = self.0.starts_with("env:") || self.0.starts_with("file:");
-        f.write_str(if is_reference { &self.0 } else { "***" })
+        f.write_str(self.masked())
+    }
+}
+
+/// Masked: what is printed or written again never holds a secret.
+impl Serialize for SecretRef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.masked())
     }
 }
 
@@ -60,5 +73,6 @@ mod tests {
     fn debug_masks() {
         assert_eq!(format!("{:?}", SecretRef("hush".into())), "***");
         assert_eq!(format!("{:?}", SecretRef("env:NAME".into())), "env:NAME");
+        assert_eq!(serde_json::to_value(SecretRef("hush".into())).unwrap(), "***");
     }
 }

@@ -104,7 +104,12 @@ fn launch(
     heard: mpsc::UnboundedSender<(String, Heard)>,
 ) -> anyhow::Result<Running> {
     std::fs::create_dir_all(&spec.folder)?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    // The demo's participants have their own settings; the environment's are somebody's for a run of theirs.
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BRIGADE_")) {
+        command.env_remove(name);
+    }
+    let mut child = command
         .args(&spec.args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
