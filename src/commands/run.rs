@@ -11,12 +11,13 @@ use super::answer;
 use crate::config::{self, Participant, RunSettings};
 use crate::data::Progress;
 use crate::identity::Identity;
+use crate::run::url::RunUrl;
 use crate::run::{Run, checkpoint, create};
 
 /// What to do with a run.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Action {
-    /// Write the first weights and the signed manifest into the run's bucket; prints the run's id.
+    /// Write the first weights and the signed manifest into the run's bucket; prints the run's id and URL.
     Create {
         /// The terms of the run (TOML).
         #[arg(long, value_name = "FILE")]
@@ -63,7 +64,8 @@ pub(super) fn run(action: Action) -> anyhow::Result<()> {
                 bucket.probe().await?;
                 let manifest =
                     create::create(&bucket, &settings, folder, &identity, Progress::terminal()).await?;
-                answer(serde_json::json!({ "run_id": manifest.run() }))
+                let (bucket, id) = (settings.bucket.address("bucket")?, manifest.run());
+                answer(serde_json::json!({ "run_id": id, "run_url": RunUrl { bucket, id } }))
             }
             Action::Download { config, out } => {
                 let settings = Participant::read(&config)?;

@@ -15,6 +15,7 @@ pub mod lobby;
 pub mod outer;
 pub mod replica;
 mod start;
+pub mod url;
 
 use std::sync::Arc;
 use std::time::Duration;
