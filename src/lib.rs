@@ -15,6 +15,7 @@
 //! | [`events`] | what a role tells |
 //! | [`folder`] | a model as a Hugging Face folder |
 //! | [`identity`] | the keys by which a participant is known |
+//! | [`init`] | a folder to start from |
 //! | [`lab`] | experiments in one process |
 //! | [`plan`] | what a peer will need: memory, time, bytes |
 //! | [`roles`] | aggregator, miner, validator |
@@ -36,6 +37,7 @@ pub mod evaluate;
 pub mod events;
 pub mod folder;
 pub mod identity;
+pub mod init;
 #[cfg(feature = "torch")]
 pub mod lab;
 pub mod plan;

@@ -9,6 +9,7 @@ mod data;
 #[cfg(feature = "torch")]
 mod demo;
 mod identity;
+mod init;
 #[cfg(feature = "torch")]
 mod lab;
 #[cfg(feature = "torch")]
@@ -50,6 +51,11 @@ enum Command {
     Aggregator(role::Args),
     /// Do closed windows again from the run's bucket alone, and say what differs.
     Audit(audit::Args),
+    /// Write the settings that a miner, a validator or a run starts from.
+    #[command(subcommand)]
+    Init(init::Action),
+    /// Take part in a run: the settings of a miner, from the run's URL.
+    Join(init::JoinArgs),
     /// Create a run, or look at one.
     #[command(subcommand)]
     Run(run::Action),
@@ -103,6 +109,8 @@ impl Cli {
             Command::Validator(args) => role::run(args, crate::roles::validator::run),
             Command::Aggregator(args) => role::run(args, crate::roles::aggregator::run),
             Command::Audit(args) => audit::run(&args),
+            Command::Init(action) => init::run(action),
+            Command::Join(args) => init::join(args),
             Command::Run(action) => run::run(action),
             Command::Identity(action) => identity::run(action),
             Command::Data(action) => data::run(action),

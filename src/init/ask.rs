@@ -1,0 +1,85 @@
+//! Questions, and what stands for answers where nobody can be asked.
+
+use std::io::IsTerminal as _;
+
+use anyhow::Context as _;
+use dialoguer::theme::ColorfulTheme;
+use dialoguer::{Input, Password, Select};
+
+/// Where answers come from that the command line did not give.
+pub trait Ask {
+    /// A line of text; `option` is the one that answers it on the command line.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    fn text(&mut self, option: &str, question: &str, default: Option<&str>) -> anyhow::Result<String>;
+
+    /// The same, not shown while it is typed. An empty answer is none.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    fn secret(&mut self, option: &str, question: &str) -> anyhow::Result<String>;
+
+    /// One of `choices`; the first is the default.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    fn choice(&mut self, option: &str, question: &str, choices: &[&str]) -> anyhow::Result<String>;
+}
+
+/// Somebody at a terminal.
+#[derive(Default)]
+pub struct Terminal(ColorfulTheme);
+
+impl std::fmt::Debug for Terminal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Terminal")
+    }
+}
+
+/// Nobody: defaults are the answers.
+#[derive(Debug)]
+pub struct Silent;
+
+/// Whoever can be asked.
+#[must_use]
+pub fn whoever(is_silent: bool) -> Box<dyn Ask> {
+    let is_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+    if is_terminal && !is_silent { Box::new(Terminal::default()) } else { Box::new(Silent) }
+}
+
+impl Ask for Terminal {
+    fn text(&mut self, _option: &str, question: &str, default: Option<&str>) -> anyhow::Result<String> {
+        let input = Input::<String>::with_theme(&self.0).with_prompt(question);
+        let input = match default {
+            Some(default) => input.default(default.to_owned()).allow_empty(default.is_empty()),
+            None => input,
+        };
+        Ok(input.interact_text()?.trim().to_owned())
+    }
+
+    fn secret(&mut self, _option: &str, question: &str) -> anyhow::Result<String> {
+        let answer = Password::with_theme(&self.0).with_prompt(question).allow_empty_password(true);
+        Ok(answer.interact()?.trim().to_owned())
+    }
+
+    fn choice(&mut self, _option: &str, question: &str, choices: &[&str]) -> anyhow::Result<String> {
+        let select = Select::with_theme(&self.0).with_prompt(question).items(choices).default(0);
+        Ok(choices[select.interact()?].to_owned())
+    }
+}
+
+impl Ask for Silent {
+    fn text(&mut self, option: &str, question: &str, default: Option<&str>) -> anyhow::Result<String> {
+        default.map(str::to_owned).with_context(|| format!("{option} is missing ({question})"))
+    }
+
+    fn secret(&mut self, _option: &str, _question: &str) -> anyhow::Result<String> {
+        Ok(String::new())
+    }
+
+    fn choice(&mut self, option: &str, question: &str, choices: &[&str]) -> anyhow::Result<String> {
+        let default = choices.first().map(|choice| (*choice).to_owned());
+        default.with_context(|| format!("{option} is missing ({question})"))
+    }
+}
