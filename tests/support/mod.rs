@@ -59,6 +59,7 @@ pub struct World {
     pub dir: TempDir,
     pub store: Store,
     pub run_id: Digest,
+    pub run_url: String,
     children: BTreeMap<String, Child>,
 }
 
@@ -84,12 +85,10 @@ impl World {
         let prepare = ["data", "prepare", option, value, "--heldout-fraction", "0.2", "--input"];
         brigade(&prepare, &[&sources, Path::new("--config"), &config]);
         let created = brigade(&["run", "create", "--config"], &[&config]);
-        let run_id = serde_json::from_str::<serde_json::Value>(&created).unwrap()["run_id"]
-            .as_str()
-            .unwrap()
-            .parse()
-            .unwrap();
-        let world = Self { dir, store, run_id, children: BTreeMap::new() };
+        let created: serde_json::Value = serde_json::from_str(&created).unwrap();
+        let run_id = created["run_id"].as_str().unwrap().parse().unwrap();
+        let run_url = created["run_url"].as_str().unwrap().to_owned();
+        let world = Self { dir, store, run_id, run_url, children: BTreeMap::new() };
         for name in names.iter().map(String::as_str).chain(["aggregator"]) {
             world.write_config(name);
         }

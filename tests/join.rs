@@ -1,0 +1,63 @@
+//! A newcomer with the run's URL, a bucket and keys: from nothing to an accepted update with two commands.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod support;
+
+use std::process::{Command, Stdio};
+
+use brigade::identity::Identity;
+use support::stores::Store;
+use support::{Terms, World};
+
+async fn is_in_with_two_commands(store: Store) {
+    let mut world = World::new(store, 2, &Terms { windows: 3, ..Terms::default() });
+    let folder = world.dir.path().join("newcomer");
+    let (own, reader) = (world.store.pair("miner-1").clone(), world.store.pair("miner-1-reader").clone());
+    let run_url = world.run_url.clone();
+    let brigade = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_brigade"));
+        command.args(arguments).env_remove("AWS_ACCESS_KEY_ID");
+        command.envs([("RUN_KEY_ID", &own.id), ("RUN_SECRET", &own.secret)]);
+        command.envs([("MY_KEY_ID", &own.id), ("MY_SECRET", &own.secret)]);
+        command.envs([("READER_KEY_ID", &reader.id), ("READER_SECRET", &reader.secret)]);
+        command
+    };
+
+    let dir = folder.to_str().unwrap();
+    let join =
+        ["join", &run_url, "--dir", dir, "--bucket", "peer-miner-1", "--yes", "--allow-private-endpoints"];
+    let output = brigade(&join).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let settings = folder.join("miner.toml");
+    let text = std::fs::read_to_string(&settings).unwrap();
+    assert!(
+        !text.contains(&own.secret) && !said.contains(&own.secret) && !said.contains("\n  set "),
+        "{said}"
+    );
+
+    let mut miner = brigade(&["miner", "--config", settings.to_str().unwrap()])
+        .envs([("BRIGADE_POLL_MILLISECONDS", "50"), ("BRIGADE_COMPUTE__THREADS", "1")])
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    world.start_all(&["aggregator", "validator", "miner-0"]);
+    world.expect_success(&["aggregator", "validator", "miner-0"]);
+    assert!(miner.wait().unwrap().success());
+    let newcomer = Identity::load(&folder.join("identity.json")).unwrap().id();
+    for (_, close) in world.chain(3).await {
+        let is_in = close.record.accepted.iter().any(|share| share.peer == newcomer);
+        assert!(is_in, "{:?}", close.record.excluded);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_embedded_server() {
+    is_in_with_two_commands(Store::embedded()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_ceph() {
+    is_in_with_two_commands(Store::ceph()).await;
+}
