@@ -45,13 +45,13 @@ impl Keys {
     /// When a secret is given on the command line, where everybody on the machine sees it, or cannot be kept.
     pub(super) fn find(
         which: &Which<'_>,
-        gave: [Option<&str>; 2],
+        gave: &[Option<String>; 2],
         ask: &mut dyn Ask,
         folder: &Path,
     ) -> anyhow::Result<Self> {
         let options = [format!("{}-key-id", which.option), format!("{}-secret", which.option)];
         for (option, given) in options.iter().zip(gave) {
-            if let Some(text) = given.filter(|text| !is_reference(text)) {
+            if let Some(text) = given.as_deref().filter(|text| !is_reference(text)) {
                 anyhow::ensure!(
                     text.is_empty(),
                     "{option}: give env:NAME or file:PATH; everybody on this machine can read a command line"
@@ -59,7 +59,7 @@ impl Keys {
             }
         }
         let has_environment = std::env::var_os("AWS_ACCESS_KEY_ID").is_some();
-        if which.may_be_environment && gave == [None, None] && has_environment {
+        if which.may_be_environment && *gave == [None, None] && has_environment {
             return Ok(Self::Environment);
         }
         let mut found = Vec::new();
@@ -69,7 +69,7 @@ impl Keys {
             .zip(["access key id", "secret access key"].into_iter().zip(which.variables))
         {
             let answer = match given {
-                Some(given) => given.to_owned(),
+                Some(given) => given.clone(),
                 None => {
                     let question =
                         format!("{what} of {} (or env:NAME, file:PATH; empty: env:{variable})", which.of);
@@ -160,7 +160,7 @@ mod tests {
     fn what_is_typed_is_kept_where_only_its_owner_reads_it() {
         let folder = tempfile::tempdir().unwrap();
         let keys =
-            Keys::find(&WHICH, [None, None], &mut Typed(vec!["MARKED-ID", "MARKED-SECRET"]), folder.path());
+            Keys::find(&WHICH, &[None, None], &mut Typed(vec!["MARKED-ID", "MARKED-SECRET"]), folder.path());
         let keys = keys.unwrap();
         assert!(!keys.lines().contains("MARKED"), "{}", keys.lines());
         let path = folder.path().join("secrets/run_secret");
@@ -172,11 +172,11 @@ mod tests {
     #[test]
     fn references_stay_and_without_an_answer_variables_are_expected() {
         let folder = tempfile::tempdir().unwrap();
-        let given = [Some("env:HOME"), Some("file:/run/secret")];
-        let keys = Keys::find(&WHICH, given, &mut Silent, folder.path()).unwrap();
+        let given = ["env:HOME", "file:/run/secret"].map(|text| Some(text.to_owned()));
+        let keys = Keys::find(&WHICH, &given, &mut Silent, folder.path()).unwrap();
         assert_eq!(keys, Keys::Pair { id: "env:HOME".into(), secret: "file:/run/secret".into() });
         assert_eq!(keys.unset(), Vec::<String>::new());
-        let keys = Keys::find(&WHICH, [None, None], &mut Silent, folder.path()).unwrap();
+        let keys = Keys::find(&WHICH, &[None, None], &mut Silent, folder.path()).unwrap();
         assert_eq!(keys.unset(), ["RUN_KEY_ID", "RUN_SECRET"]);
         assert!(!folder.path().join("secrets").exists());
     }
@@ -184,8 +184,8 @@ mod tests {
     #[test]
     fn a_secret_on_the_command_line_is_refused_and_not_repeated() {
         let folder = tempfile::tempdir().unwrap();
-        let given = [Some("env:ID"), Some("MARKED-SECRET")];
-        let error = Keys::find(&WHICH, given, &mut Silent, folder.path()).unwrap_err().to_string();
+        let given = ["env:ID", "MARKED-SECRET"].map(|text| Some(text.to_owned()));
+        let error = Keys::find(&WHICH, &given, &mut Silent, folder.path()).unwrap_err().to_string();
         assert!(error.contains("--run-secret") && !error.contains("MARKED"), "{error}");
     }
 }

@@ -45,12 +45,16 @@ fn identity(path: &Path) -> anyhow::Result<Identity> {
     Ok(identity)
 }
 
+/// Before anything is asked: what is there is not overwritten.
+fn expect_none(path: &Path) -> anyhow::Result<()> {
+    anyhow::ensure!(!path.exists(), "{} is there already; remove it or name another --dir", path.display());
+    Ok(())
+}
+
 /// Writes a file that is not there yet.
 fn create(path: &Path, text: &str) -> anyhow::Result<()> {
     let file = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
-    let mut file = file.with_context(|| {
-        format!("cannot write {}; if it is there already, remove it or name another --dir", path.display())
-    })?;
+    let mut file = file.with_context(|| format!("cannot write {}", path.display()))?;
     Ok(file.write_all(text.as_bytes())?)
 }
 

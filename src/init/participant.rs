@@ -7,7 +7,7 @@ use brigade_bucket::{BucketAddress, Dialect};
 
 use super::ask::Ask;
 use super::keys::{Keys, Which};
-use super::{Made, create, identity, quoted};
+use super::{Made, create, expect_none, identity, quoted};
 use crate::run::url::RunUrl;
 
 /// What a participant is to a run.
@@ -75,11 +75,7 @@ impl Participant {
     pub fn make(&self, folder: &Path, ask: &mut dyn Ask) -> anyhow::Result<Made> {
         let name = self.role.name();
         let settings = folder.join(format!("{name}.toml"));
-        anyhow::ensure!(
-            !settings.exists(),
-            "{} is there already; remove it or name another --dir",
-            settings.display()
-        );
+        expect_none(&settings)?;
         let run = match &self.run {
             Some(run) => run.clone(),
             None => ask.text("--run", "the run's URL, from its operator", None)?.parse()?,
@@ -91,7 +87,7 @@ impl Participant {
             variables: ["RUN_KEY_ID", "RUN_SECRET"],
             may_be_environment: self.role == Role::Aggregator,
         };
-        let run_keys = Keys::find(&which, as_refs(&self.run_keys), ask, folder)?;
+        let run_keys = Keys::find(&which, &self.run_keys, ask, folder)?;
         let own = match self.role {
             Role::Aggregator => None,
             _ => Some(self.own.find(&run, ask, folder)?),
@@ -183,20 +179,16 @@ impl Own {
             variables: ["MY_KEY_ID", "MY_SECRET"],
             may_be_environment: true,
         };
-        let keys = Keys::find(&which, as_refs(&self.keys), ask, folder)?;
+        let keys = Keys::find(&which, &self.keys, ask, folder)?;
         let which = Which {
             of: "your bucket, for others to read",
             option: "--reader",
             variables: ["READER_KEY_ID", "READER_SECRET"],
             may_be_environment: false,
         };
-        let reader = Keys::find(&which, as_refs(&self.reader), ask, folder)?;
+        let reader = Keys::find(&which, &self.reader, ask, folder)?;
         Ok(OwnBucket { address, keys, reader })
     }
-}
-
-fn as_refs(pair: &[Option<String>; 2]) -> [Option<&str>; 2] {
-    [pair[0].as_deref(), pair[1].as_deref()]
 }
 
 /// The dialect that an endpoint's host gives away.

@@ -8,7 +8,7 @@ use brigade_protocol::ModelConfig;
 use super::ask::Ask;
 use super::keys::{Keys, Which};
 use super::participant::bucket_lines;
-use super::{Made, create, identity, quoted};
+use super::{Made, create, expect_none, identity, quoted};
 
 /// What is known of a run that is to be; what is not is asked.
 #[derive(Clone, Debug)]
@@ -30,11 +30,7 @@ impl Terms {
     /// When there are no answers, one is no setting, or a file is there already.
     pub fn make(&self, folder: &Path, ask: &mut dyn Ask) -> anyhow::Result<Made> {
         let settings = folder.join("run.toml");
-        anyhow::ensure!(
-            !settings.exists(),
-            "{} is there already; remove it or name another --dir",
-            settings.display()
-        );
+        expect_none(&settings)?;
         let name = match &self.name {
             Some(name) => name.clone(),
             None => ask.text("--name", "what the run is called", None)?,
@@ -53,7 +49,7 @@ impl Terms {
             variables: ["RUN_KEY_ID", "RUN_SECRET"],
             may_be_environment: true,
         };
-        let keys = Keys::find(&which, [self.keys[0].as_deref(), self.keys[1].as_deref()], ask, folder)?;
+        let keys = Keys::find(&which, &self.keys, ask, folder)?;
         let identity = identity(&folder.join("identity.json"))?;
         let text = format!(
             "# Brigade: the terms of a run. What is left out has the values that trained Covenant-72B; docs/configuration.md has all.\n\
