@@ -11,12 +11,14 @@
 //! | [`config`] | configuration files |
 //! | [`data`] | text in, token shards out |
 //! | [`demo`] | the whole system on one machine |
+//! | [`mod@doctor`] | everything a role will do, once, and what is wrong |
 //! | [`evaluate`] | how well a model predicts a text |
 //! | [`events`] | what a role tells |
 //! | [`folder`] | a model as a Hugging Face folder |
 //! | [`identity`] | the keys by which a participant is known |
 //! | [`init`] | a folder to start from |
 //! | [`lab`] | experiments in one process |
+//! | [`observe`] | what anybody with read access sees of a run |
 //! | [`plan`] | what a peer will need: memory, time, bytes |
 //! | [`roles`] | aggregator, miner, validator |
 //! | [`mod@run`] | a run as its bucket tells it |
@@ -24,6 +26,7 @@
 //! | [`shutdown`] | the wish to stop |
 //! | [`terminal`] | progress bars and log lines on one terminal |
 //! | [`throughput`] | how much of a device goes into the model |
+//! | [`mod@watch`] | a run in the terminal |
 
 pub mod audit;
 pub mod bench;
@@ -32,6 +35,7 @@ pub mod config;
 pub mod data;
 #[cfg(feature = "torch")]
 pub mod demo;
+pub mod doctor;
 #[cfg(feature = "torch")]
 pub mod evaluate;
 pub mod events;
@@ -40,6 +44,7 @@ pub mod identity;
 pub mod init;
 #[cfg(feature = "torch")]
 pub mod lab;
+pub mod observe;
 pub mod plan;
 pub mod roles;
 pub mod run;
@@ -48,3 +53,4 @@ mod scoring;
 pub mod shutdown;
 pub mod terminal;
 pub mod throughput;
+pub mod watch;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use brigade_bucket::Dialect;
 use brigade_bucket::keys::RunKey;
+use brigade_bucket::{BucketOptions, Dialect};
 use brigade_protocol::Split;
 use indicatif::{HumanBytes, HumanCount};
 use object_store::path::Path as Key;
@@ -176,7 +176,7 @@ fn in_bucket(
     under: Option<&str>,
     runtime: &tokio::runtime::Handle,
 ) -> anyhow::Result<Box<dyn Sink>> {
-    let bucket = section.open("bucket", folder)?;
+    let bucket = section.open("bucket", folder, BucketOptions::default())?;
     let mut prefix = Key::parse(&section.prefix).context("prefix")?;
     prefix.extend(under);
     Ok(Box::new(ObjectSink::new(bucket.object_store(), prefix, runtime.clone())))

@@ -8,6 +8,7 @@ mod convert;
 mod data;
 #[cfg(feature = "torch")]
 mod demo;
+mod doctor;
 mod identity;
 mod init;
 #[cfg(feature = "torch")]
@@ -21,6 +22,7 @@ mod role;
 mod run;
 mod serve;
 mod update;
+mod watch;
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -56,6 +58,10 @@ enum Command {
     Init(init::Action),
     /// Take part in a run: the settings of a miner, from the run's URL.
     Join(init::JoinArgs),
+    /// Do once what a role will do, and say what is wrong and what helps.
+    Doctor(doctor::Args),
+    /// Look at a run as it goes on: windows, loss, participants.
+    Watch(watch::Args),
     /// Create a run, or look at one.
     #[command(subcommand)]
     Run(run::Action),
@@ -111,6 +117,8 @@ impl Cli {
             Command::Audit(args) => audit::run(&args),
             Command::Init(action) => init::run(action),
             Command::Join(args) => init::join(args),
+            Command::Doctor(args) => doctor::run(&args),
+            Command::Watch(args) => watch::run(&args),
             Command::Run(action) => run::run(action),
             Command::Identity(action) => identity::run(action),
             Command::Data(action) => data::run(action),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use brigade_bucket::BucketOptions;
 use brigade_protocol::PeerId;
 use brigade_protocol::gauntlet::{Standing, set_weights};
 
@@ -60,7 +61,7 @@ pub(super) fn run(action: Action) -> anyhow::Result<()> {
                 let settings: RunSettings = config::read(&config)?;
                 let folder = config.parent().unwrap_or(Path::new(""));
                 let identity = Identity::load(&folder.join(&settings.identity))?;
-                let bucket = settings.bucket.open("bucket", folder)?;
+                let bucket = settings.bucket.open("bucket", folder, BucketOptions::default())?;
                 bucket.probe().await?;
                 let manifest =
                     create::create(&bucket, &settings, folder, &identity, Progress::terminal()).await?;

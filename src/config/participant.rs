@@ -183,7 +183,15 @@ impl Participant {
     /// # Errors
     /// When the address or a key cannot be used.
     pub fn open_run(&self) -> anyhow::Result<Bucket> {
-        self.run.open("run", self.folder())
+        self.open_run_with(BucketOptions::default())
+    }
+
+    /// The same, as patiently as `options` say.
+    ///
+    /// # Errors
+    /// As [`open_run`](Self::open_run).
+    pub fn open_run_with(&self, options: BucketOptions) -> anyhow::Result<Bucket> {
+        self.run.open("run", self.folder(), options)
     }
 
     /// The participant's own bucket.
@@ -203,7 +211,31 @@ impl Participant {
     /// # Errors
     /// When there is none, or the address or a key cannot be used.
     pub fn open_own(&self) -> anyhow::Result<Bucket> {
-        self.own()?.open("bucket", self.folder())
+        self.open_own_with(BucketOptions::default())
+    }
+
+    /// The same, as patiently as `options` say.
+    ///
+    /// # Errors
+    /// As [`open_own`](Self::open_own).
+    pub fn open_own_with(&self, options: BucketOptions) -> anyhow::Result<Bucket> {
+        self.own()?.open("bucket", self.folder(), options)
+    }
+
+    /// The key pair of a section, named `name`; nothing when it is the environment's.
+    ///
+    /// # Errors
+    /// When a secret cannot be found.
+    pub fn keys_of(&self, section: &BucketSection, name: &str) -> anyhow::Result<Option<Credentials>> {
+        match section.access(name, self.folder())? {
+            Access::Keys(keys) => Ok(Some(keys)),
+            _ => Ok(None),
+        }
+    }
+
+    /// Which settings the environment has: setting and variable.
+    pub fn from_environment(&self) -> &[(String, String)] {
+        &self.from_environment
     }
 
     /// The key that others read the own bucket with.
@@ -253,20 +285,24 @@ impl BucketSection {
     ///
     /// # Errors
     /// When the address or a key cannot be used.
-    pub fn open(&self, section: &str, folder: &Path) -> anyhow::Result<Bucket> {
-        let access = match (&self.access_key_id, &self.secret_access_key) {
+    pub fn open(&self, section: &str, folder: &Path, options: BucketOptions) -> anyhow::Result<Bucket> {
+        let access = self.access(section, folder)?;
+        Ok(Bucket::open(&self.address(section)?, access, options)?)
+    }
+
+    fn access(&self, section: &str, folder: &Path) -> anyhow::Result<Access> {
+        match (&self.access_key_id, &self.secret_access_key) {
             (Some(id), Some(secret)) => {
                 let pair = KeyPair { access_key_id: id.clone(), secret_access_key: secret.clone() };
-                Access::Keys(pair.resolve(section, folder)?)
+                Ok(Access::Keys(pair.resolve(section, folder)?))
             }
-            (None, None) => Access::Environment,
+            (None, None) => Ok(Access::Environment),
             _ => {
                 let field = format!("[{section}]");
                 let reason = "access_key_id and secret_access_key go together".into();
-                return Err(ConfigError::Invalid { field, reason }.into());
+                Err(ConfigError::Invalid { field, reason }.into())
             }
-        };
-        Ok(Bucket::open(&self.address(section)?, access, BucketOptions::default())?)
+        }
     }
 }
 

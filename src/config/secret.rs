@@ -12,7 +12,26 @@ use super::ConfigError;
 #[serde(transparent)]
 pub struct SecretRef(String);
 
+impl std::str::FromStr for SecretRef {
+    type Err = String;
+
+    /// From a command line, where secrets themselves are refused: other processes can read it.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with("env:") || text.starts_with("file:") {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("must be env:NAME or file:PATH: whatever stands on a command line can be read by others"
+                .into())
+        }
+    }
+}
+
 impl SecretRef {
+    /// The value of an environment variable.
+    pub fn env(name: &str) -> Self {
+        Self(format!("env:{name}"))
+    }
+
     /// The secret itself. `field` names the setting in errors; relative `file:` paths start at `folder`.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use brigade_bucket::{BucketAddress, Dialect};
+use brigade_bucket::{BucketAddress, Dialect, by_host};
 
 use super::ask::Ask;
 use super::keys::{Keys, Which};
@@ -11,7 +11,7 @@ use super::{Made, create, expect_none, identity, quoted};
 use crate::run::url::RunUrl;
 
 /// What a participant is to a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Role {
     /// Trains.
     Miner,
@@ -150,7 +150,7 @@ impl Own {
         };
         let dialect = match self.dialect {
             Some(dialect) => dialect,
-            None => match known(&endpoint) {
+            None => match by_host(&endpoint).or(endpoint.is_empty().then_some(Dialect::Aws)) {
                 Some(dialect) => dialect,
                 None if run.bucket.endpoint.as_deref() == Some(&*endpoint) => run.bucket.dialect,
                 None => {
@@ -188,19 +188,6 @@ impl Own {
         };
         let reader = Keys::find(&which, &self.reader, ask, folder)?;
         Ok(OwnBucket { address, keys, reader })
-    }
-}
-
-/// The dialect that an endpoint's host gives away.
-fn known(endpoint: &str) -> Option<Dialect> {
-    let host = endpoint.split("://").last()?.split(['/', ':']).next()?;
-    let ends = |end: &str| host == end || host.ends_with(&format!(".{end}"));
-    if endpoint.is_empty() || ends("amazonaws.com") {
-        Some(Dialect::Aws)
-    } else if ends("r2.cloudflarestorage.com") {
-        Some(Dialect::R2)
-    } else {
-        None
     }
 }
 
@@ -267,13 +254,5 @@ mod tests {
         assert!(
             error(Participant { own: Own { bucket: None, ..miner().own }, ..miner() }).contains("--bucket")
         );
-    }
-
-    #[test]
-    fn stores_are_known_by_their_hosts() {
-        assert_eq!(known("https://0123.r2.cloudflarestorage.com"), Some(Dialect::R2));
-        assert_eq!(known("https://s3.eu-central-1.amazonaws.com"), Some(Dialect::Aws));
-        assert_eq!(known(""), Some(Dialect::Aws));
-        assert_eq!(known("https://amazonaws.com.example"), None);
     }
 }

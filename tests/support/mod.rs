@@ -6,6 +6,7 @@
 #[path = "../../crates/bucket/tests/support/ceph.rs"]
 mod ceph;
 pub mod liar;
+pub mod proxy;
 pub mod stores;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,8 @@ pub struct Terms {
     /// A Hugging Face folder that the run starts from; random weights and a tokenizer of its own without one.
     pub model: Option<PathBuf>,
     pub learning_rate: f64,
+    /// A model of 20 M parameters instead of 0.1 M.
+    pub wide: bool,
 }
 
 impl Default for Terms {
@@ -50,6 +53,7 @@ impl Default for Terms {
             checkpoint_every: 2,
             model: None,
             learning_rate: 3e-3,
+            wide: false,
         }
     }
 }
@@ -276,9 +280,14 @@ fn run_toml(store: &Store, dir: &Path, terms: &Terms) -> String {
         checkpoint_every,
         learning_rate,
         model,
+        wide,
     } = terms;
     let model = match model {
         Some(folder) => format!("from = \"{}\"\n", folder.display()),
+        None if *wide => MODEL
+            .replace("_size = 64", "_size = 512")
+            .replace("size = 128", "size = 1408")
+            .replace("layers = 2", "layers = 6"),
         None => MODEL.to_owned(),
     };
     format!(

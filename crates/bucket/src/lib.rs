@@ -24,10 +24,10 @@ pub mod server;
 mod wire;
 
 pub use brigade_protocol::{BucketAddress, Dialect};
-pub use bucket::{Bucket, Creation, Object, ObjectMeta, Pin, PollPolicy, Probe, Stored};
+pub use bucket::{Bucket, Creation, Object, ObjectMeta, Pin, PollPolicy, Probe, ProbeStep, Stored};
 pub use cause::Cause;
 pub use credentials::{Access, Credentials};
 pub use error::{BucketError, Result};
 pub use fence::{Fence, FenceRecord};
 pub use options::BucketOptions;
-pub use wire::{Counters, RequestKind, ServerClock, Traffic};
+pub use wire::{Counters, RequestKind, ServerClock, Traffic, by_host};

@@ -106,6 +106,7 @@ unsafe extern "C" {
     pub(crate) fn btx_cuda_memory(device: i8, out: *mut MemoryBytes) -> Failure;
     pub(crate) fn btx_cuda_reset_peaks(device: i8) -> Failure;
     pub(crate) fn btx_cuda_empty_cache() -> Failure;
+    pub(crate) fn btx_versions(libtorch: *mut *const c_char, cuda: *mut i64) -> Failure;
     pub(crate) fn btx_group_new(
         transport: u8,
         path: *const c_char,

@@ -8,6 +8,7 @@
 //! | [`foreach`] | global norm, clipping, copy, add, lerp, scale, zero: one call for a whole model |
 //! | [`autograd`] | backward with given output gradients; replacing a gradient |
 //! | [`memory`] | what the CUDA caching allocator holds; keeping freed memory on the CPU |
+//! | [`version`] | which libtorch this is, and with which CUDA |
 //! | [`process_group`] | all-gather and reduce-scatter between ranks, over NCCL |
 //!
 //! All `unsafe` of the workspace is in this crate. The C++ half (`src/**/*.cpp`) turns every exception into an
@@ -26,6 +27,7 @@ pub mod foreach;
 pub mod fused;
 pub mod memory;
 pub mod process_group;
+pub mod version;
 
 pub use adamw::{AdamW, AdamWOptions};
 pub use error::{Error, Result};

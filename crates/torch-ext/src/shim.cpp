@@ -5,9 +5,11 @@
 //   - libtorch's kernels trust the shapes they are given, so every list is checked before a kernel sees it.
 
 #include <ATen/ATen.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/headeronly/version.h>
 
 #include <cstdint>
 #include <cstring>
@@ -221,6 +223,20 @@ char *btx_cuda_reset_peaks(int8_t device) {
 
 char *btx_cuda_empty_cache() {
   return guarded([&] { cuda_allocator()->emptyCache(); });
+}
+
+// `cuda` is major × 1000 + minor × 10, 0 where libtorch was built without.
+char *btx_versions(const char **libtorch, int64_t *cuda) {
+  return guarded([&] {
+    *libtorch = TORCH_VERSION;
+    // Asks no driver: what libtorch was built with counts, whatever this machine has.
+    const auto &hooks = at::detail::getCUDAHooks();
+    try {
+      *cuda = hooks.versionCUDART();
+    } catch (const c10::Error &) {
+      *cuda = 0;
+    }
+  });
 }
 
 }  // extern "C"

@@ -19,6 +19,14 @@ pub enum DeviceChoice {
 }
 
 impl DeviceChoice {
+    /// Whether the device is there, and no CPU.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if libtorch does not see the CUDA device.
+    pub fn is_cuda(self) -> Result<bool> {
+        self.resolve().map(|device| device.is_cuda())
+    }
+
     /// The device itself.
     ///
     /// # Errors
@@ -34,6 +42,12 @@ impl DeviceChoice {
             Self::Cuda(index) => Err(Error::Device { wanted: format!("cuda:{index}"), found }),
         }
     }
+}
+
+/// CUDA devices that libtorch sees.
+#[must_use]
+pub fn cuda_devices() -> usize {
+    usize::try_from(Cuda::device_count()).unwrap_or(0)
 }
 
 /// How the ranks of one model exchange tensors that are on GPUs. Those on CPUs always go over the ranks' sockets.

@@ -23,8 +23,9 @@ mod step;
 mod trainer;
 
 pub use batch::TokenBatch;
+pub use brigade_torch_ext::version::{Version, version};
 pub use compress::compress;
-pub use device::{ComputeDtype, DeviceChoice, Exchange};
+pub use device::{ComputeDtype, DeviceChoice, Exchange, cuda_devices};
 pub use error::{Error, Result};
 pub use generate::GenerateOptions;
 pub use optimizer::{AdamWConfig, MuonConfig, OptimizerConfig};

@@ -144,6 +144,39 @@ impl Admin {
         sent.map(|_| ()).map_err(|error| self.error("(lifecycle)", &error))
     }
 
+    /// What the bucket forgets by itself, as far as rules say it in days; rules that are switched off are left out.
+    ///
+    /// # Errors
+    /// [`BucketError::Denied`] where the key may not see the rules; others as the server says.
+    pub async fn lifecycle(&self) -> Result<Lifecycle> {
+        let request = self.client.get_bucket_lifecycle_configuration().bucket(&self.place.bucket);
+        let answer = match request.send().await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let cause = failure::cause(&error);
+                return match cause.code.as_deref() {
+                    Some("NoSuchLifecycleConfiguration") => Ok(Lifecycle::default()),
+                    _ => Err(self.named("(lifecycle)", cause)),
+                };
+            }
+        };
+        let mut found = Lifecycle::default();
+        for rule in answer.rules().iter().filter(|rule| *rule.status() == ExpirationStatus::Enabled) {
+            let abort =
+                rule.abort_incomplete_multipart_upload().and_then(|abort| abort.days_after_initiation());
+            found.abort_multipart_days = found.abort_multipart_days.max(abort.unwrap_or(0));
+            #[expect(deprecated, reason = "older servers answer with it")]
+            let old = rule.prefix();
+            let filter = rule.filter();
+            let and = filter.and_then(|filter| filter.and()).and_then(|and| and.prefix());
+            let prefix = filter.and_then(|filter| filter.prefix()).or(and).or(old).unwrap_or_default();
+            if let Some(days) = rule.expiration().and_then(|expiration| expiration.days()) {
+                found.expire.push((prefix.to_owned(), days));
+            }
+        }
+        Ok(found)
+    }
+
     /// Deletes every object and every unfinished upload under `prefix` (from the bucket's root, as a plain text prefix;
     /// empty for all), and returns how many objects went.
     ///

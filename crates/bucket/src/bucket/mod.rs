@@ -1,6 +1,7 @@
 //! One bucket.
 
 mod create;
+mod examine;
 mod files;
 mod list;
 mod open;
@@ -13,18 +14,18 @@ mod write;
 use std::fmt;
 use std::sync::Arc;
 
-use brigade_protocol::{Digest, Timestamp};
+use brigade_protocol::{Dialect, Digest, Timestamp};
 use bytes::Bytes;
 use object_store::ObjectStore;
 use object_store::path::Path;
 
 pub use create::Creation;
-pub use probe::Probe;
+pub use probe::{Probe, ProbeStep};
 pub use wait::PollPolicy;
 
 use crate::cause::{Aim, Cause, one_line};
 use crate::place::is_key;
-use crate::wire::{Counters, ServerClock};
+use crate::wire::{Counters, Recognised, ServerClock};
 use crate::{BucketError, BucketOptions, Result};
 pub(crate) use token::Tokens;
 pub(crate) use write::WRITE_TOKEN;
@@ -48,6 +49,7 @@ struct Inner {
     tokens: Tokens,
     clock: Arc<ServerClock>,
     counters: Arc<Counters>,
+    recognised: Arc<Recognised>,
     options: BucketOptions,
 }
 
@@ -130,6 +132,11 @@ impl Bucket {
     /// Running totals of requests and bytes.
     pub fn counters(&self) -> Arc<Counters> {
         Arc::clone(&self.inner.counters)
+    }
+
+    /// Which S3 the server speaks, as far as its answers gave that away.
+    pub fn recognised(&self) -> Option<Dialect> {
+        self.inner.recognised.get()
     }
 
     /// The storage client beneath, for what this type does not offer. Keys there include the address's prefix.

@@ -54,6 +54,7 @@ impl Bucket {
             tokens: Tokens::random(),
             clock: wire.clock,
             counters: wire.counters,
+            recognised: wire.recognised,
             options,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -76,6 +77,7 @@ impl Bucket {
             tokens: Tokens::random(),
             clock: Arc::new(ServerClock::local()),
             counters: Arc::default(),
+            recognised: Arc::default(),
             options,
         };
         Self { inner: Arc::new(inner) }

@@ -7,6 +7,9 @@ use bytes::Bytes;
 use super::{Bucket, Creation};
 use crate::{BucketError, Result};
 
+/// An ETag that no object has.
+pub(super) const NOBODYS_ETAG: &str = "00000000000000000000000000000000";
+
 /// What a successful [`probe`](Bucket::probe) found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probe {
@@ -18,6 +21,27 @@ pub struct Probe {
     pub read_latency: Duration,
 }
 
+/// A step of a [`probe`](Bucket::probe), in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ProbeStep {
+    /// A write, with `If-None-Match: *`.
+    Create,
+    /// Its metadata comes back.
+    Metadata,
+    /// A second create fails.
+    CreateAgain,
+    /// A write with a stale ETag fails.
+    StaleUpdate,
+    /// A write with the right ETag succeeds.
+    Update,
+    /// The last version is read.
+    Read,
+    /// A read of the version before fails.
+    StaleRead,
+    /// What was written is deleted.
+    Delete,
+}
+
 impl Bucket {
     /// Checks that the bucket exists, that the keys work, and that conditional requests are honoured: a second create
     /// fails, a write and a read with a stale ETag fail, and metadata survives. Leaves nothing behind.
@@ -27,9 +51,19 @@ impl Bucket {
     /// [`BucketError::WrongRegion`], [`BucketError::ClockSkew`], [`BucketError::Denied`],
     /// [`BucketError::ConditionIgnored`], [`BucketError::Incompatible`]: each says what to do.
     pub async fn probe(&self) -> Result<Probe> {
-        // A name of its own, so that two processes that share a bucket do not disturb each other.
-        let key = format!("probe/{}", self.inner.tokens.next());
-        let checked = self.check(&key).await;
+        self.probe_by_steps(&mut |_| {}).await
+    }
+
+    /// The same; `begin` is told each step before it is made, so that the last one is that of the error.
+    ///
+    /// # Errors
+    /// As [`probe`](Self::probe).
+    pub async fn probe_by_steps(&self, begin: &mut (dyn FnMut(ProbeStep) + Send)) -> Result<Probe> {
+        let key = self.probe_key();
+        let checked = self.check(&key, begin).await;
+        if checked.is_ok() {
+            begin(ProbeStep::Delete);
+        }
         let deleted = self.delete(&key).await;
         // When the check failed, its error tells more than the deletion's.
         let probe = checked?;
@@ -50,7 +84,13 @@ impl Bucket {
         }
     }
 
-    async fn check(&self, key: &str) -> Result<Probe> {
+    /// A key under `probe/` of its own, so that two processes that share a bucket do not disturb each other.
+    pub fn probe_key(&self) -> String {
+        format!("probe/{}", self.inner.tokens.next())
+    }
+
+    async fn check(&self, key: &str, begin: &mut (dyn FnMut(ProbeStep) + Send)) -> Result<Probe> {
+        begin(ProbeStep::Create);
         let begun = Instant::now();
         let first = self.create(key, Bytes::from_static(b"first")).await?;
         let write_latency = begun.elapsed();
@@ -59,16 +99,19 @@ impl Bucket {
                 "does not return object metadata, or returns another object's; this store cannot hold a run",
             ));
         };
+        begin(ProbeStep::Metadata);
         self.check_stamp(key).await?;
+        begin(ProbeStep::CreateAgain);
         if self.create(key, Bytes::from_static(b"again")).await?.is_created() {
             return Err(self.ignored("If-None-Match: *"));
         }
-        let stale = "00000000000000000000000000000000";
-        match self.update(key, Bytes::from_static(b"stale"), stale).await {
+        begin(ProbeStep::StaleUpdate);
+        match self.update(key, Bytes::from_static(b"stale"), NOBODYS_ETAG).await {
             Err(BucketError::Changed { .. }) => {}
             Ok(_) => return Err(self.ignored("If-Match")),
             Err(error) => return Err(error),
         }
+        begin(ProbeStep::Update);
         match self.update(key, Bytes::from_static(b"second"), &first.etag).await {
             Ok(_) => {}
             Err(BucketError::Changed { .. }) => {
@@ -78,6 +121,7 @@ impl Bucket {
             }
             Err(error) => return Err(error),
         }
+        begin(ProbeStep::Read);
         let begun = Instant::now();
         let object = self.get(key, 64).await?;
         let read_latency = begun.elapsed();
@@ -86,6 +130,7 @@ impl Bucket {
                 self.incompatible("returns an old version after a write; it is not strongly consistent")
             );
         }
+        begin(ProbeStep::StaleRead);
         match self.get_range(key, 0..3, Some(&first.etag)).await {
             Err(BucketError::Changed { .. }) => {}
             Ok(_) => return Err(self.ignored("If-Match (on GET)")),
@@ -104,7 +149,7 @@ impl Bucket {
         }
     }
 
-    fn ignored(&self, condition: &'static str) -> BucketError {
+    pub(super) fn ignored(&self, condition: &'static str) -> BucketError {
         let (bucket, endpoint) = (self.inner.name.clone(), self.inner.endpoint.clone());
         BucketError::ConditionIgnored { bucket, endpoint, condition }
     }

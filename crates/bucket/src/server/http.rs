@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, SERVER};
 use hyper::service::service_fn;
 use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -37,6 +37,8 @@ const MOST_XML_BYTES: usize = 4 << 20;
 const HEADER_PATIENCE: Duration = Duration::from_secs(120);
 /// Requests under way when the server is told to stop have so long to finish.
 const GRACE: Duration = Duration::from_secs(20);
+/// What the server calls itself.
+const NAME: HeaderValue = HeaderValue::from_static(concat!("brigade/", env!("CARGO_PKG_VERSION")));
 
 /// An embedded S3 server, bound to its address and ready to run.
 pub struct Server {
@@ -191,13 +193,15 @@ fn serve(
 async fn answer(service: S3Service, request: Request<Incoming>) -> Result<HttpResponse, HttpError> {
     let refusal = refuse(&request);
     let (request, remainder) = lend(request);
-    let answer = match refusal {
+    let mut answer = match refusal {
         Some(refusal) => error_answer(refusal),
         None => AssertUnwindSafe(service.call(request)).catch_unwind().await.unwrap_or_else(|_| {
             tracing::error!("a request made the server panic; the server goes on");
             error_answer(s3_error!(InternalError))
         }),
     }?;
+    // By this clients recognise whom they speak to.
+    answer.headers_mut().insert(SERVER, NAME);
     if answer.status().is_client_error() || answer.status().is_server_error() {
         remainder.drain().await;
     }

@@ -15,7 +15,7 @@ use object_store::client::{
 
 use super::body::Metered;
 use super::resolve::PublicResolver;
-use super::{Counters, Failure, RequestKind, ServerClock};
+use super::{Counters, Failure, Recognised, RequestKind, ServerClock};
 use crate::BucketOptions;
 use crate::cause::deepest;
 
@@ -29,13 +29,20 @@ const XML_LIMIT: u64 = 16 << 20;
 pub(crate) struct Wire {
     pub(crate) clock: Arc<ServerClock>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) recognised: Arc<Recognised>,
     origin: String,
     options: BucketOptions,
 }
 
 impl Wire {
     pub(crate) fn new(origin: String, options: BucketOptions) -> Self {
-        Self { clock: Arc::new(ServerClock::unheard()), counters: Arc::default(), origin, options }
+        Self {
+            clock: Arc::new(ServerClock::unheard()),
+            counters: Arc::default(),
+            recognised: Arc::default(),
+            origin,
+            options,
+        }
     }
 
     fn client(&self) -> Result<reqwest::Client, NoTls> {
@@ -114,6 +121,7 @@ impl HttpService for Service {
                 return Err(HttpError::new(HttpErrorKind::Timeout, NoResponse(allowed)));
             }
         };
+        self.wire.recognised.observe(&self.wire.origin, response.headers());
         if let Some(date) = date(response.headers()) {
             clock.observe(date, sent, Instant::now());
         }

@@ -1,0 +1,197 @@
+//! The manifest, the participant's place in it, its data, its news.
+
+use brigade_bucket::keys::{DataFile, RunKey};
+use brigade_bucket::{Bucket, BucketError};
+use brigade_protocol::{Exclusion, ShardId};
+
+use super::explain::explain;
+use super::{Examination, Patient, Stopped};
+use crate::identity::Identity;
+use crate::init::Role;
+use crate::observe::newest_window;
+use crate::run::{Run, checkpoint};
+
+/// Reads the manifest and checks it against `run_id` and its signature.
+pub(super) async fn load(
+    found: &mut Examination<'_>,
+    patient: &Patient<'_>,
+    bucket: Bucket,
+) -> Result<Run, Stopped> {
+    let settings = patient.settings;
+    match Run::load(bucket, &settings.run_id, settings.poll()).await {
+        Ok(run) => {
+            let manifest = run.manifest();
+            let said = format!(
+                "`{}`, {:.1} M parameters, signed by {}",
+                manifest.name,
+                manifest.model.num_parameters() as f64 / 1e6,
+                manifest.aggregator.id.short()
+            );
+            found.good("manifest", said);
+            Ok(run)
+        }
+        Err(error) => {
+            let said = format!("{error:#}");
+            let cause = error.chain().find_map(|cause| cause.downcast_ref::<BucketError>());
+            let (check, remedy) = match cause {
+                Some(BucketError::NotFound { .. }) => (
+                    "manifest",
+                    "correct run.bucket or run.prefix, or ask the operator for the run's URL".to_owned(),
+                ),
+                Some(error) => explain("run", error),
+                None if said.contains("run_id") => (
+                    "run_id",
+                    "set run_id to the one that the operator gave out, or correct run.bucket".to_owned(),
+                ),
+                None => (
+                    "manifest",
+                    "do not take part: this is not what the operator signed; tell the operator".to_owned(),
+                ),
+            };
+            Err(found.bad(check, said, remedy))
+        }
+    }
+}
+
+/// What the participant is, and whether the run knows it as that; then the run's data and news. Also returns the bytes of its
+/// tokens.
+pub(super) async fn role(
+    found: &mut Examination<'_>,
+    patient: &Patient<'_>,
+    run: Option<&Run>,
+) -> (Option<Role>, Option<u64>) {
+    let Some(run) = run else {
+        return (
+            patient.options.role.or(patient.settings.bucket.is_none().then_some(Role::Aggregator)),
+            None,
+        );
+    };
+    let role = place(found, patient, run);
+    let text_bytes = data(found, run).await;
+    if let Some(role) = role
+        && let Err(error) = news(found, run, patient.identity, role).await
+    {
+        found.unknown("windows", format!("{error:#}"));
+    }
+    (role, text_bytes)
+}
+
+fn place(found: &mut Examination<'_>, patient: &Patient<'_>, run: &Run) -> Option<Role> {
+    let Some(identity) = patient.identity else { return patient.options.role };
+    let (manifest, id) = (run.manifest(), identity.id());
+    let entry = manifest.validator(&id);
+    let inferred = match (patient.settings.bucket.is_some(), entry) {
+        (false, _) => Role::Aggregator,
+        (true, Some(_)) => Role::Validator,
+        (true, None) => Role::Miner,
+    };
+    let role = patient.options.role.unwrap_or(inferred);
+    match (role, entry) {
+        (Role::Aggregator, _) if manifest.aggregator.id == id => found.good("role", "the run's aggregator"),
+        (Role::Aggregator, _) => {
+            let said = format!(
+                "the run's aggregator is {}, this identity is {}",
+                manifest.aggregator.id,
+                id.short()
+            );
+            found.bad(
+                "role",
+                said,
+                "set `identity` to the file that run.toml named when the run was created",
+            );
+        }
+        (Role::Validator, Some(entry)) if entry.seal_to == identity.seal_to() => {
+            found.good("role", format!("a validator with a stake of {}", entry.stake));
+        }
+        (Role::Validator, Some(_)) => {
+            let said =
+                "the manifest names another `seal_to` for this validator: it could not open peers' buckets";
+            found.bad("role", said, "use the identity file that was made when the operator was told");
+        }
+        (Role::Validator, None) => {
+            let said = format!("the manifest does not name {} as a validator", id.short());
+            let remedy = "validators are fixed when a run is created: take part as a miner, or use the identity that was named";
+            found.bad("role", said, remedy);
+        }
+        (Role::Miner, _) => found.good("role", "a miner"),
+    }
+    Some(role)
+}
+
+/// The index, the first bytes of a shard, the newest checkpoint.
+async fn data(found: &mut Examination<'_>, run: &Run) -> Option<u64> {
+    let mut text_bytes = None;
+    let operator = "tell the operator: the run cannot be followed without it";
+    match run.dataset().await {
+        Ok(index) => {
+            let bytes: u64 = index.train.iter().map(|shard| shard.bytes).sum();
+            text_bytes = Some(bytes);
+            let key = RunKey::Data(DataFile::Shard(ShardId::train(0))).to_string();
+            match run.bucket().get_range(&key, 0..64, None).await {
+                Ok(_) => {
+                    let said =
+                        format!("{} shards, {:.1} MB of tokens", index.train.len(), bytes as f64 / 1e6);
+                    found.good("data", said);
+                }
+                Err(error) => drop(found.bad("data", error.to_string(), operator)),
+            }
+        }
+        Err(error) => drop(found.bad("data", format!("{error:#}"), operator)),
+    }
+    match checkpoint::latest(run).await {
+        Ok(newest) => {
+            found.good("checkpoint", format!("the newest is that before window {}", newest.record.window))
+        }
+        Err(error) => drop(found.bad("checkpoint", format!("{error:#}"), operator)),
+    }
+    text_bytes
+}
+
+/// Where the run is, and how it went for this participant last time.
+async fn news(
+    found: &mut Examination<'_>,
+    run: &Run,
+    identity: Option<&Identity>,
+    role: Role,
+) -> anyhow::Result<()> {
+    let Some(newest) = newest_window(run, 0).await? else {
+        found.good("windows", "none is open yet");
+        return Ok(());
+    };
+    let manifest = run.manifest();
+    if manifest.windows.is_over(newest + 1) && run.close(newest).await?.is_some() {
+        found.warn("windows", format!("the run is over after {} windows", newest + 1), "join another run");
+        return Ok(());
+    }
+    found.good("windows", format!("window {newest} is the newest"));
+    let (Some(identity), Role::Miner) = (identity, role) else { return Ok(()) };
+    let id = identity.id();
+    let Some(open) = run.open(newest).await? else { return Ok(()) };
+    let roster = run.roster(&open.record.roster).await?;
+    match roster.member(&id) {
+        Some(member) if member.active => found.good("roster", "windows wait for you"),
+        Some(member) => found.warn(
+            "roster",
+            format!("windows do not wait for you any more: {} were missed in a row", member.missed),
+            "start `brigade miner`: it asks to be waited for again",
+        ),
+        None if roster.members.len() >= manifest.windows.max_peers as usize => {
+            found.warn("roster", "the run is full", "wait until somebody leaves, or join another run");
+        }
+        None => found.unknown("roster", "you are not in it yet; a miner asks when it starts"),
+    }
+    let Some(before) = newest.checked_sub(1) else { return Ok(()) };
+    let Some(close) = run.close(before).await? else { return Ok(()) };
+    if let Some(Exclusion { reason, detail, .. }) =
+        close.record.excluded.iter().find(|entry| entry.peer == id)
+    {
+        found.warn(
+            "last_update",
+            format!("your update of window {before} was not merged ({reason:?}): {detail}"),
+            "docs/troubleshooting.md says what each reason means",
+        );
+    } else if close.record.accepted.iter().any(|share| share.peer == id) {
+        found.good("last_update", format!("your update of window {before} was merged"));
+    }
+    Ok(())
+}

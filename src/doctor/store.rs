@@ -1,0 +1,304 @@
+//! A bucket: its server, the keys to it, every kind of request.
+
+use brigade_bucket::admin::Admin;
+use brigade_bucket::keys::RunKey;
+use brigade_bucket::{Bucket, BucketError, Dialect, ProbeStep};
+use bytes::Bytes;
+
+use super::explain::explain;
+use super::{Examination, Patient, Stopped, patience};
+use crate::config::{BucketSection, Participant};
+use crate::init::Role;
+use crate::run::Run;
+
+/// The clock may be so far off before signatures are in danger (stores refuse at 15 minutes), in milliseconds.
+const WORST_CLOCK: u64 = 60_000;
+/// From here on it is worth a word: logs of several machines do not fit together any more.
+const BAD_CLOCK: u64 = 5_000;
+
+/// The server answers, it is the one that the settings speak of, the keys are good, and the clocks agree.
+pub(super) async fn reach(
+    found: &mut Examination<'_>,
+    bucket: &Bucket,
+    section: &str,
+    settings: &BucketSection,
+) -> Result<(), Stopped> {
+    // The first answers tell the time and the server's kind, whatever else they say.
+    let read = bucket.probe_read().await;
+    clock(found, bucket)?;
+    dialect(found, bucket, section, settings)?;
+    if let Err(error) = read {
+        return Err(failed(found, section, &error, "reading"));
+    }
+    found.good("read", format!("{} can be read, and what is missing is said to be", bucket.name()));
+    Ok(())
+}
+
+fn clock(found: &mut Examination<'_>, bucket: &Bucket) -> Result<(), Stopped> {
+    let Some(lead) = bucket.clock().local_lead() else { return Ok(()) };
+    let seconds = lead as f64 / 1000.0;
+    let way = if lead >= 0 { "ahead of" } else { "behind" };
+    let said = format!("this machine's clock is {:.1} s {way} the store's", seconds.abs());
+    let remedy = "set this machine's clock, for example with `timedatectl set-ntp true`";
+    match lead.unsigned_abs() {
+        WORST_CLOCK.. => return Err(found.bad("clock", said, remedy)),
+        BAD_CLOCK.. => found.warn("clock", said, remedy),
+        _ => found.good("clock", said),
+    }
+    Ok(())
+}
+
+fn dialect(
+    found: &mut Examination<'_>,
+    bucket: &Bucket,
+    section: &str,
+    settings: &BucketSection,
+) -> Result<(), Stopped> {
+    let said = |dialect: Dialect| format!("{dialect:?}").to_lowercase();
+    let set = said(settings.dialect);
+    match bucket.recognised() {
+        Some(seen) if seen == settings.dialect => found.good("dialect", format!("the store is {set}")),
+        Some(seen) => {
+            let seen = said(seen);
+            return Err(found.bad(
+                "dialect",
+                format!("the store answers as {seen} does, the settings say {set}"),
+                format!("set {section}.dialect = \"{seen}\""),
+            ));
+        }
+        None if bucket.clock().now().is_some() => {
+            found.unknown("dialect", format!("the store does not say what it is; it is taken for {set}"));
+        }
+        None => {}
+    }
+    Ok(())
+}
+
+/// Tells of an error, and stops the section.
+fn failed(found: &mut Examination<'_>, section: &str, error: &BucketError, doing: &str) -> Stopped {
+    let (check, remedy) = explain(section, error);
+    found.bad(check, format!("{doing}: {error}"), remedy)
+}
+
+/// The same; what the store itself does wrong bears the name of what was tried.
+fn broken(
+    found: &mut Examination<'_>,
+    section: &str,
+    error: &BucketError,
+    (check, doing): (&'static str, &str),
+) -> Stopped {
+    let (cause, remedy) = explain(section, error);
+    let is_the_stores = matches!(cause, "answers" | "compatibility" | "conditions");
+    found.bad(if is_the_stores { check } else { cause }, format!("{doing}: {error}"), remedy)
+}
+
+/// Everything that the owner of a bucket does with it.
+pub(super) async fn promises(
+    found: &mut Examination<'_>,
+    bucket: &Bucket,
+    section: &str,
+) -> Result<(), Stopped> {
+    let mut steps: Vec<ProbeStep> = Vec::new();
+    let probed = bucket.probe_by_steps(&mut |step| steps.push(step)).await;
+    let reached = steps.len() - usize::from(probed.is_err() && !steps.is_empty());
+    for step in &steps[..reached] {
+        found.good(check_of(*step), promise(*step));
+    }
+    if let Err(error) = probed {
+        let step = steps.last().map_or(("put", "writing"), |step| (check_of(*step), deed(*step)));
+        return Err(broken(found, section, &error, step));
+    }
+    let key = bucket.probe_key();
+    let more = parts(found, bucket, section, &key).await;
+    // Whatever went wrong is told already; what is left under probe/ does no harm.
+    let _ = bucket.delete(&key).await;
+    more
+}
+
+/// Uploads in parts, reads of parts, lists.
+async fn parts(
+    found: &mut Examination<'_>,
+    bucket: &Bucket,
+    section: &str,
+    key: &str,
+) -> Result<(), Stopped> {
+    /// The smallest part but for the last that S3 takes, so that there are two.
+    const PART: usize = 5 << 20;
+    let body: Bytes = (0..PART + 999).map(|i| (i % 251) as u8).collect::<Vec<_>>().into();
+    if let Err(error) = bucket.put_in_parts(key, body.clone(), PART).await {
+        return Err(broken(found, section, &error, ("multipart", "uploading in parts")));
+    }
+    found.good("multipart", "an object goes up in parts");
+    if let Err(error) = bucket.check_range(key, &body).await {
+        return Err(broken(found, section, &error, ("range", "reading a part of an object")));
+    }
+    found.good("range", "a part of an object can be read alone");
+    if let Err(error) = bucket.check_listed(key).await {
+        return Err(broken(found, section, &error, ("list", "listing")));
+    }
+    found.good("list", "what is written is listed");
+    Ok(())
+}
+
+fn check_of(step: ProbeStep) -> &'static str {
+    match step {
+        ProbeStep::Create => "put",
+        ProbeStep::Metadata => "metadata",
+        ProbeStep::CreateAgain => "create_once",
+        ProbeStep::StaleUpdate | ProbeStep::Update => "compare_and_swap",
+        ProbeStep::Read => "get",
+        ProbeStep::StaleRead => "get_if_match",
+        ProbeStep::Delete => "delete",
+    }
+}
+
+fn promise(step: ProbeStep) -> &'static str {
+    match step {
+        ProbeStep::Create => "an object can be written",
+        ProbeStep::Metadata => "its metadata comes back",
+        ProbeStep::CreateAgain => "creating it a second time fails, as it must",
+        ProbeStep::StaleUpdate => "a write over a version that is not there fails, as it must",
+        ProbeStep::Update => "a write over the version that is there succeeds",
+        ProbeStep::Read => "the last version is read",
+        ProbeStep::StaleRead => "a read of the version before fails, as it must",
+        ProbeStep::Delete => "an object can be deleted under probe/",
+    }
+}
+
+fn deed(step: ProbeStep) -> &'static str {
+    match step {
+        ProbeStep::Create => "writing an object",
+        ProbeStep::Metadata => "reading an object's metadata",
+        ProbeStep::CreateAgain => "creating an object a second time",
+        ProbeStep::StaleUpdate => "writing over a version that is not there",
+        ProbeStep::Update => "writing over the version that is there",
+        ProbeStep::Read => "reading an object",
+        ProbeStep::StaleRead => "reading a version that is not there",
+        ProbeStep::Delete => "deleting an object under probe/",
+    }
+}
+
+/// The key that others get: it reads what the owner writes, and writes nothing.
+pub(super) async fn reader(
+    found: &mut Examination<'_>,
+    patient: &Patient<'_>,
+    own: &Bucket,
+) -> Result<(), Stopped> {
+    const SECTION: &str = "bucket.reader";
+    let opened = patient.settings.reader().and_then(|reader| {
+        let address = patient.settings.own()?.address("bucket")?;
+        Ok(Bucket::open(&address, reader, patience())?)
+    });
+    let bucket = match opened {
+        Ok(bucket) => bucket,
+        Err(error) => {
+            return Err(found.bad("settings", format!("{error:#}"), "correct it in [bucket.reader]"));
+        }
+    };
+    if let Err(error) = bucket.probe_read().await {
+        return Err(failed(found, SECTION, &error, "reading"));
+    }
+    let key = own.probe_key();
+    let told = match own.put(&key, Bytes::from_static(b"for readers")).await {
+        Ok(_) => reads_and_no_more(found, &bucket, &key).await,
+        Err(error) => Err(failed(found, "bucket", &error, "writing")),
+    };
+    let _ = own.delete(&key).await;
+    told
+}
+
+async fn reads_and_no_more(found: &mut Examination<'_>, bucket: &Bucket, key: &str) -> Result<(), Stopped> {
+    const SECTION: &str = "bucket.reader";
+    if let Err(error) = bucket.get(key, 64).await {
+        return Err(failed(found, SECTION, &error, "reading what the owner wrote"));
+    }
+    found.good("read", "others can read what you write");
+    let remedy = "give others a key that reads and does nothing else: they all get this one";
+    match bucket.may_write(key).await {
+        Ok(false) => found.good("read_only", "it cannot write, as it must"),
+        Ok(true) => {
+            return Err(found.bad(
+                "read_only",
+                "the key in [bucket.reader] can write to your bucket",
+                remedy,
+            ));
+        }
+        Err(error) => return Err(failed(found, SECTION, &error, "trying to write")),
+    }
+    Ok(())
+}
+
+/// What a participant may write in the run's bucket: its wish to take part, and nothing else. An aggregator: everything.
+pub(super) async fn lobby(found: &mut Examination<'_>, patient: &Patient<'_>, run: &Run, role: Role) {
+    found.section = "run's bucket";
+    let bucket = run.bucket();
+    if role == Role::Aggregator {
+        if promises(found, bucket, "run").await.is_ok() {
+            lifecycle(found, patient.settings, true).await;
+        }
+        return;
+    }
+    let Some(identity) = patient.identity else { return };
+    let key = RunKey::Lobby(identity.id()).to_string();
+    match bucket.may_write(&key).await {
+        Ok(true) => found.good("lobby", "you may ask to take part"),
+        Ok(false) => {
+            let said = format!("the key in [run] may not write {key}");
+            let remedy = "ask the operator to let your key write that object: without it nobody is admitted";
+            found.bad("lobby", said, remedy);
+            return;
+        }
+        Err(error) => {
+            failed(found, "run", &error, "asking whether the lobby can be written");
+            return;
+        }
+    }
+    match bucket.may_write(&bucket.probe_key()).await {
+        Ok(false) => found.good("least_privilege", "your key writes nothing else there"),
+        Ok(true) => found.warn(
+            "least_privilege",
+            "the key in [run] may write more than your own place in the lobby",
+            "tell the operator: whoever has such a key can damage the run",
+        ),
+        Err(error) => drop(failed(found, "run", &error, "asking what else can be written")),
+    }
+}
+
+/// What the bucket forgets by itself. Only some keys may see that.
+pub(super) async fn lifecycle(found: &mut Examination<'_>, settings: &Participant, is_run: bool) {
+    let (section, name) = if is_run { (Ok(&settings.run), "run") } else { (settings.own(), "bucket") };
+    let Ok(section) = section else { return };
+    if section.dialect == Dialect::Embedded {
+        return found.unknown("lifecycle", "`brigade serve` has no lifecycle rules");
+    }
+    let (Ok(address), Ok(Some(keys))) = (section.address(name), settings.keys_of(section, name)) else {
+        return found.unknown("lifecycle", "the rules cannot be looked at with the environment's keys");
+    };
+    let Ok(admin) = Admin::open(&address, &keys, patience()) else { return };
+    let rules = match admin.lifecycle().await {
+        Ok(rules) => rules,
+        Err(BucketError::Denied { .. }) => {
+            return found.unknown("lifecycle", "this key may not see the bucket's lifecycle rules");
+        }
+        Err(_) => return found.unknown("lifecycle", "the store does not tell its lifecycle rules"),
+    };
+    let whole = |prefix: &str| match address.prefix.as_str() {
+        "" => true,
+        own => own.starts_with(prefix.trim_end_matches('/')) || prefix.starts_with(own),
+    };
+    for (prefix, days) in rules.expire.iter().filter(|(prefix, _)| whole(prefix)) {
+        if is_run && !prefix.trim_start_matches(&address.prefix).trim_start_matches('/').starts_with("probe")
+        {
+            let said = format!("objects under `{prefix}` are deleted after {days} days: the run needs them");
+            found.bad("lifecycle", said, "take that rule away, or the run cannot be followed or audited");
+            return;
+        }
+    }
+    if rules.abort_multipart_days > 0 {
+        let days = rules.abort_multipart_days;
+        found.good("lifecycle", format!("parts of uploads that were broken off go after {days} days"));
+    } else {
+        let said = "nothing deletes the parts of uploads that were broken off; they cost money";
+        found.warn("lifecycle", said, "add a rule that aborts incomplete multipart uploads after a day");
+    }
+}

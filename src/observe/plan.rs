@@ -1,0 +1,46 @@
+//! Which windows of a long history to read, so that few tell most.
+
+use std::collections::BTreeMap;
+
+use super::window::Summary;
+
+/// Lines that are read of the whole history: more than a screen has columns.
+const SPREAD: u64 = 256;
+/// Newest windows that are all read.
+const RECENT: u64 = 64;
+
+/// The next windows to read, at most `most`: first the newest, then evenly spread ones, coarse before fine. Their distance is a power of two
+/// that grows with the run, so that what was read stays useful.
+pub(super) fn next_to_fill(newest: u64, held: &BTreeMap<u64, Summary>, most: usize) -> Vec<u64> {
+    let finest = (newest / SPREAD).next_power_of_two().max(1);
+    let coarsest = finest * SPREAD;
+    let strides = std::iter::successors(Some(coarsest), |stride| Some(stride / 2));
+    let strides = strides.take_while(|stride| *stride >= finest);
+    // The newest is perhaps not closed yet; whoever looks has it with all its records.
+    let recent = (newest.saturating_sub(RECENT)..newest).rev();
+    let spread =
+        strides.flat_map(|stride| (0..newest).step_by(usize::try_from(stride).unwrap_or(usize::MAX)));
+    let mut seen = std::collections::BTreeSet::new();
+    let wanted = recent.chain(spread).filter(|window| !held.contains_key(window) && seen.insert(*window));
+    wanted.take(most).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_come_first_and_the_rest_is_even() {
+        let none = BTreeMap::new();
+        assert_eq!(next_to_fill(0, &none, 9), Vec::<u64>::new());
+        assert_eq!(next_to_fill(3, &none, 9), [2, 1, 0]);
+        let all = next_to_fill(10_000, &none, usize::MAX);
+        assert!(all.len() as u64 <= RECENT + SPREAD, "{}", all.len());
+        assert_eq!(all[..3], [9999, 9998, 9997]);
+        let mut spread = all[RECENT as usize..].to_vec();
+        assert_eq!(spread[..2], [0, 8192]);
+        spread.sort_unstable();
+        let gaps: Vec<u64> = spread.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(gaps.iter().all(|gap| *gap == 64), "{gaps:?}");
+    }
+}

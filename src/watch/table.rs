@@ -1,0 +1,89 @@
+//! The participants.
+
+use brigade_protocol::Role;
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::Span;
+use ratatui::widgets::{Block, Cell, Row as Line, Table};
+
+use super::app::App;
+use super::words;
+use crate::observe::{Row, State};
+
+/// Columns, with their widths; what remains is for why an update was excluded.
+const COLUMNS: [(&str, u16); 9] = [
+    ("peer", 8),
+    ("role", 9),
+    ("state", 11),
+    ("weight", 7),
+    ("rating", 6),
+    ("credit", 6),
+    ("receipt", 7),
+    ("size", 8),
+    ("loss", 6),
+];
+
+pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, app: &mut App) {
+    let rows = app.rows();
+    let title = format!(" participants: {}, by {} ", rows.len(), app.order.name());
+    let head = COLUMNS.iter().map(|(name, _)| *name).chain(["why not"]);
+    let head = Line::new(head).style(Style::new().add_modifier(Modifier::BOLD));
+    let widths = COLUMNS.iter().map(|(_, width)| Constraint::Length(*width)).chain([Constraint::Fill(1)]);
+    let table = Table::new(rows.iter().map(line), widths)
+        .header(head)
+        .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
+        .block(Block::bordered().title(title));
+    frame.render_stateful_widget(table, area, &mut app.table);
+}
+
+fn line(row: &Row) -> Line<'static> {
+    let number = |value: Option<f64>, digits: usize| match value {
+        Some(value) => format!("{value:.digits$}"),
+        None => "–".to_owned(),
+    };
+    let (sign, colour) = sign(row.state);
+    let role = match row.role {
+        Role::Miner if row.active => "miner",
+        Role::Miner => "miner, off",
+        Role::Validator => "validator",
+    };
+    let why = match (row.reason, &row.detail) {
+        (Some(reason), Some(detail)) => format!("{}: {}", word(&reason), words::plain(detail)),
+        _ if row.missed > 0 => format!("{} windows missed in a row", row.missed),
+        _ => String::new(),
+    };
+    let weight = row.weight.map(|weight| weight * 100.0);
+    let cells = [
+        Cell::from(row.peer.short().to_string()),
+        Cell::from(role),
+        Cell::from(Span::styled(format!("{sign} {}", word(&row.state)), Style::new().fg(colour))),
+        Cell::from(weight.map_or("–".to_owned(), |weight| format!("{weight:.2} %"))),
+        Cell::from(number(row.rating, 1)),
+        Cell::from(number(row.credit, 1)),
+        Cell::from(row.seconds.map_or("–".to_owned(), words::span)),
+        Cell::from(row.bytes.map_or("–".to_owned(), words::bytes)),
+        Cell::from(number(row.loss, 3)),
+        Cell::from(why),
+    ];
+    Line::new(cells)
+}
+
+fn sign(state: State) -> (&'static str, Color) {
+    match state {
+        State::Merged => ("✔", Color::Green),
+        State::Pinned => ("●", Color::Cyan),
+        State::Delivered => ("●", Color::Blue),
+        State::Training => ("…", Color::Reset),
+        State::Excluded => ("✘", Color::Red),
+        State::Absent => ("–", Color::DarkGray),
+    }
+}
+
+/// The word of a value as the records spell it.
+fn word(value: &impl serde::Serialize) -> String {
+    serde_json::to_value(value)
+        .ok()
+        .and_then(|value| Some(value.as_str()?.replace('_', " ")))
+        .unwrap_or_default()
+}
