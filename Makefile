@@ -16,7 +16,7 @@ export BRIGADE_TEST_PYTHON ?= $(CACHE)/test-python/bin/python
 FEATURES = $(if $(shell test -e "$(or $(LIBTORCH),.libtorch)/lib/libc10_cuda.so" && echo yes),--features cuda)
 
 .DEFAULT_GOAL := run
-.PHONY: help tools setup run test test-deps lint check-no-torch bench fuzz deny clean
+.PHONY: help tools setup run test test-deps lint check-no-torch terraform bench fuzz deny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,7 +33,7 @@ run: setup ## build, then run the whole system on this machine (ARGS="..." for `
 	$(CARGO) build --release $(FEATURES)
 	@$(CARGO) run --quiet --release $(FEATURES) -- demo $(ARGS)
 
-test: setup test-deps lint check-no-torch ## everything that must hold: format, lints, documentation, all tests
+test: setup test-deps lint check-no-torch terraform ## everything that must hold: format, lints, documentation, all tests
 	$(CARGO) test --workspace $(FEATURES)
 	@$(MAKE) --no-print-directory fuzz
 
@@ -49,6 +49,9 @@ check-no-torch: tools ## the roles that neither train nor score build without li
 	@if $(CARGO) tree --package brigade --no-default-features --edges normal,build --prefix none | grep '^torch-sys '; \
 		then echo "brigade --no-default-features depends on libtorch" >&2; exit 1; fi
 	$(CARGO) clippy --package brigade --no-default-features --all-targets -- -D warnings
+
+terraform: ## format, types and tests of terraform/, where Terraform is installed
+	@scripts/terraform.sh
 
 bench: setup ## measure (ARGS="..." for `cargo bench`)
 	$(CARGO) bench $(FEATURES) $(ARGS)

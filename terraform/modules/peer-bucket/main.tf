@@ -11,48 +11,17 @@ terraform {
   }
 }
 
-resource "aws_s3_bucket" "peer" {
-  bucket        = var.name
-  force_destroy = var.force_destroy
-  tags          = var.tags
-}
-
-resource "aws_s3_bucket_public_access_block" "peer" {
-  bucket                  = aws_s3_bucket.peer.id
-  block_public_acls       = true
-  block_public_policy     = true
-  ignore_public_acls      = true
-  restrict_public_buckets = true
-}
-
-resource "aws_s3_bucket_lifecycle_configuration" "peer" {
-  bucket = aws_s3_bucket.peer.id
-
-  # What a killed upload leaves is invisible and is paid for.
-  rule {
-    id     = "abort-stale-uploads"
-    status = "Enabled"
-    filter {}
-    abort_incomplete_multipart_upload {
-      days_after_initiation = 1
-    }
-  }
-
-  dynamic "rule" {
-    for_each = var.expire_after_days > 0 ? [var.expire_after_days] : []
-    content {
-      id     = "expire"
-      status = "Enabled"
-      filter {}
-      expiration {
-        days = rule.value
-      }
-    }
-  }
+module "bucket" {
+  source            = "../private-bucket"
+  name              = var.name
+  expire_after_days = var.expire_after_days
+  require_tls       = var.require_tls
+  force_destroy     = var.force_destroy
+  tags              = var.tags
 }
 
 locals {
-  arn = aws_s3_bucket.peer.arn
+  arn = module.bucket.arn
 
   # Listing must not be narrowed to a prefix: without it S3 answers 403, not 404, for an object that is not there yet.
   read = [

@@ -1,6 +1,6 @@
 output "bucket" {
   description = "`bucket` and `region` of the section [bucket] of the participant's settings."
-  value       = { bucket = aws_s3_bucket.peer.id, region = aws_s3_bucket.peer.region }
+  value       = module.bucket.address
 }
 
 output "owner" {
@@ -13,6 +13,11 @@ output "reader" {
   description = "The key of the section [bucket.reader]: it only reads."
   value       = local.keys["reader"]
   sensitive   = true
+}
+
+output "expires_after_days" {
+  description = "For each lifecycle rule that deletes objects, after how many days."
+  value       = module.bucket.expires_after_days
 }
 
 locals {

@@ -10,16 +10,17 @@ variable "name" {
 
 variable "expire_after_days" {
   description = <<-EOT
-    Days after which objects are deleted; 0 keeps them. A miner may set it: what the run needs of its bucket is copied
-    before the window closes. Choose more than the longest window. A validator that sets it loses its evaluations.
+    Days after which objects are deleted; 0 keeps them. What the run needs of a miner's bucket is copied before the
+    window closes: choose more than the longest window. A validator chooses 0, or loses its evaluations.
   EOT
   type        = number
-  default     = 0
+  default     = 7
+}
 
-  validation {
-    condition     = var.expire_after_days >= 0 && floor(var.expire_after_days) == var.expire_after_days
-    error_message = "Give a whole number of days, or 0."
-  }
+variable "require_tls" {
+  description = "Whether the bucket refuses requests over plain HTTP. Turn it off only for an emulator that has no TLS."
+  type        = bool
+  default     = true
 }
 
 variable "force_destroy" {

@@ -10,36 +10,16 @@ terraform {
   }
 }
 
-resource "aws_s3_bucket" "run" {
-  bucket        = var.name
+module "bucket" {
+  source        = "../private-bucket"
+  name          = var.name
+  require_tls   = var.require_tls
   force_destroy = var.force_destroy
   tags          = var.tags
 }
 
-resource "aws_s3_bucket_public_access_block" "run" {
-  bucket                  = aws_s3_bucket.run.id
-  block_public_acls       = true
-  block_public_policy     = true
-  ignore_public_acls      = true
-  restrict_public_buckets = true
-}
-
-resource "aws_s3_bucket_lifecycle_configuration" "run" {
-  bucket = aws_s3_bucket.run.id
-
-  # What a killed upload leaves is invisible and is paid for.
-  rule {
-    id     = "abort-stale-uploads"
-    status = "Enabled"
-    filter {}
-    abort_incomplete_multipart_upload {
-      days_after_initiation = 1
-    }
-  }
-}
-
 locals {
-  arn = aws_s3_bucket.run.arn
+  arn = module.bucket.arn
 
   # Listing must not be narrowed to a prefix: without it S3 answers 403, not 404, for an object that is not there yet.
   read = [

@@ -1,6 +1,6 @@
 output "bucket" {
   description = "`bucket` and `region` of the section [run] or [bucket] of a settings file."
-  value       = { bucket = aws_s3_bucket.run.id, region = aws_s3_bucket.run.region }
+  value       = module.bucket.address
 }
 
 output "aggregator" {

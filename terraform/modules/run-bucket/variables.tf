@@ -24,6 +24,12 @@ variable "participants" {
   }
 }
 
+variable "require_tls" {
+  description = "Whether the bucket refuses requests over plain HTTP. Turn it off only for an emulator that has no TLS."
+  type        = bool
+  default     = true
+}
+
 variable "force_destroy" {
   description = "Whether `terraform destroy` may delete a bucket that still holds a run."
   type        = bool
