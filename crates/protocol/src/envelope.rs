@@ -16,6 +16,15 @@ pub trait Record: Serialize + DeserializeOwned {
 
     /// The largest object that may be read when this record is expected, in bytes.
     const MAX_BYTES: u64;
+
+    /// Looks at a payload whose signature holds before its fields are read: a record that carries a version refuses a
+    /// later one by its number, and not by a field that it adds.
+    ///
+    /// # Errors
+    /// That of the record.
+    fn check_version(_payload: &[u8]) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// One signature of an envelope.
@@ -93,8 +102,8 @@ impl Envelope {
     /// Checks type and signature, then reads the record.
     ///
     /// # Errors
-    /// [`Error::PayloadType`], [`Error::Base64`], [`Error::Signature`] or [`Error::Json`]; the record is not
-    /// looked at before its signature holds.
+    /// [`Error::PayloadType`], [`Error::Base64`], [`Error::Signature`], that of [`Record::check_version`] or
+    /// [`Error::Json`]; the record is not looked at before its signature holds.
     pub fn open<R: Record>(&self) -> Result<Signed<R>, Error> {
         if self.payload_type != R::TYPE {
             let found = self.payload_type.chars().take(80).collect();
@@ -108,6 +117,7 @@ impl Envelope {
             .ok_or(Error::Base64 { what: "signature" })?;
         let signer = self.claimed_signer();
         signer.verify(&pre_authentication(R::TYPE, &payload), &signature)?;
+        R::check_version(&payload)?;
         let record =
             serde_json::from_slice(&payload).map_err(|source| Error::Json { what: R::TYPE, source })?;
         Ok(Signed { record, signer, digest: Digest::of(&payload) })

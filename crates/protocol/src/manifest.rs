@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::gauntlet::Gauntlet;
 use crate::{Anneal, DecayType, Digest, Error, ModelConfig, PeerId, Record, Schedule, Signed, Timestamp};
 
-/// The version of records and formats that this crate writes.
+/// The version of records and formats that this crate writes, and the latest that it reads. It reads all before, from 1.
 pub const FORMAT_VERSION: u32 = 1;
 
 /// The signed statement that a run is. Its SHA-256 is the run's id.
@@ -48,6 +48,15 @@ pub struct Manifest {
 impl Record for Manifest {
     const TYPE: &'static str = "application/vnd.brigade.manifest+json";
     const MAX_BYTES: u64 = 1 << 20;
+
+    fn check_version(payload: &[u8]) -> Result<(), Error> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        // Where there is no such number, reading the whole says what is wrong.
+        serde_json::from_slice(payload).map_or(Ok(()), |Version { version }| check_version(version))
+    }
 }
 
 /// A participant that the manifest names.
@@ -303,6 +312,18 @@ impl Default for Scoring {
     }
 }
 
+/// Refuses what this program cannot know.
+fn check_version(version: u32) -> Result<(), Error> {
+    let reason = match version {
+        1..=FORMAT_VERSION => return Ok(()),
+        0 => "is 0; the first version is 1".to_owned(),
+        later => format!(
+            "is {later}, and this program knows none after {FORMAT_VERSION}: upgrade brigade on this machine"
+        ),
+    };
+    Err(Error::manifest("version", reason))
+}
+
 fn one() -> u64 {
     1
 }
@@ -317,11 +338,8 @@ impl Manifest {
     /// # Errors
     /// [`Error::Manifest`] names the field and what it must be.
     pub fn validate(&self) -> Result<(), Error> {
+        check_version(self.version)?;
         self.model.validate()?;
-        if self.version != FORMAT_VERSION {
-            let reason = format!("is {}, this program speaks {FORMAT_VERSION}", self.version);
-            return Err(Error::manifest("version", reason));
-        }
         let (t, c, o, w) = (&self.training, &self.compression, &self.outer, &self.windows);
         let bounded = [
             ("training.inner_steps", u64::from(t.inner_steps), 1, 100_000),
@@ -411,6 +429,54 @@ impl Signed<Manifest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Envelope, SigningKey, fixtures};
+
+    /// What a reader says to `payload`, signed as a manifest.
+    fn read(payload: &serde_json::Value) -> Result<Signed<Manifest>, Error> {
+        #[derive(Serialize, Deserialize)]
+        struct Any(serde_json::Value);
+        impl Record for Any {
+            const TYPE: &'static str = Manifest::TYPE;
+            const MAX_BYTES: u64 = Manifest::MAX_BYTES;
+        }
+        Envelope::sign(Any(payload.clone()), &SigningKey::from_seed(&[0; 32])).unwrap().0.open()
+    }
+
+    #[test]
+    fn every_known_version_is_read() {
+        for version in 1..=FORMAT_VERSION {
+            let manifest = Manifest { version, ..fixtures::manifest(&[1]) };
+            manifest.validate().unwrap();
+            read(&serde_json::to_value(&manifest).unwrap()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_later_version_is_refused_by_its_number_and_with_the_remedy() {
+        let later = Manifest { version: FORMAT_VERSION + 1, ..fixtures::manifest(&[1]) };
+        let mut payload = serde_json::to_value(&later).unwrap();
+        let plain = read(&payload).unwrap_err().to_string();
+        // As a later program would write it: with a field of which nobody knows yet.
+        payload["new_term"] = true.into();
+        for message in
+            [plain, read(&payload).unwrap_err().to_string(), later.validate().unwrap_err().to_string()]
+        {
+            assert_eq!(
+                message,
+                "manifest: version is 2, and this program knows none after 1: upgrade brigade on this machine"
+            );
+        }
+        let never = Manifest { version: 0, ..later };
+        assert!(never.validate().unwrap_err().to_string().contains("version is 0"));
+    }
+
+    #[test]
+    fn an_unknown_term_of_a_known_version_is_refused() {
+        let mut payload = serde_json::to_value(fixtures::manifest(&[1])).unwrap();
+        payload["new_term"] = true.into();
+        let error = read(&payload).unwrap_err();
+        assert!(error.to_string().contains("unknown field `new_term`"), "{error}");
+    }
 
     #[test]
     fn defaults_are_the_papers() {
