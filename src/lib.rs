@@ -26,6 +26,7 @@
 //! | [`shutdown`] | the wish to stop |
 //! | [`terminal`] | progress bars and log lines on one terminal |
 //! | [`throughput`] | how much of a device goes into the model |
+//! | [`version`] | which program this is |
 //! | [`mod@watch`] | a run in the terminal |
 
 pub mod audit;
@@ -53,4 +54,5 @@ mod scoring;
 pub mod shutdown;
 pub mod terminal;
 pub mod throughput;
+pub mod version;
 pub mod watch;

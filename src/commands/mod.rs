@@ -8,6 +8,7 @@ mod convert;
 mod data;
 #[cfg(feature = "torch")]
 mod demo;
+mod dist;
 mod doctor;
 mod identity;
 mod init;
@@ -32,7 +33,13 @@ use clap::{Parser, Subcommand};
 
 /// Strangers train one language model together, with nothing between them but object storage.
 #[derive(Debug, Parser)]
-#[command(name = "brigade", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "brigade",
+    version,
+    long_version = crate::version::long(),
+    propagate_version = true,
+    max_term_width = 100
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -98,6 +105,9 @@ enum Command {
     Rank(rank::Args),
     /// Serve buckets from a folder over S3: the embedded server.
     Serve(serve::Args),
+    /// What a release holds beside the program: completions of shells, manual pages.
+    #[command(subcommand, hide = true)]
+    Dist(dist::Action),
 }
 
 impl Cli {
@@ -136,6 +146,7 @@ impl Cli {
             #[cfg(feature = "torch")]
             Command::Rank(args) => rank::run(&args),
             Command::Serve(args) => serve::run(args),
+            Command::Dist(action) => dist::run(action),
         }
     }
 }
