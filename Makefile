@@ -16,7 +16,7 @@ export BRIGADE_TEST_PYTHON ?= $(CACHE)/test-python/bin/python
 FEATURES = $(if $(shell test -e "$(or $(LIBTORCH),.libtorch)/lib/libc10_cuda.so" && echo yes),--features cuda)
 
 .DEFAULT_GOAL := run
-.PHONY: help tools setup run test test-deps lint check-no-torch terraform bench fuzz deny clean
+.PHONY: help tools setup run dist dist-test test test-deps lint check-no-torch terraform bench fuzz deny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,15 @@ setup: tools ## fetch libtorch, once (CUDA=1 for NVIDIA GPUs, CUDA=0 back to the
 run: setup ## build, then run the whole system on this machine (ARGS="..." for `brigade demo`)
 	$(CARGO) build --release $(FEATURES)
 	@$(CARGO) run --quiet --release $(FEATURES) -- demo $(ARGS)
+
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+dist: setup ## build and pack a release into target/dist (ARGS=--with-libtorch: with CUDA's libraries, gigabytes)
+	$(CARGO) build --release $(FEATURES)
+	@$(PYTHON) scripts/dist.py "$(TARGET)" $(ARGS)
+
+dist-test: ## unpack the release that `make dist` made, and train with nothing else but glibc
+	@scripts/dist-test.sh "$(TARGET)/dist"
 
 test: setup test-deps lint check-no-torch terraform ## everything that must hold: format, lints, documentation, all tests
 	$(CARGO) test --workspace $(FEATURES)

@@ -471,6 +471,22 @@ mod tests {
     }
 
     #[test]
+    fn what_an_earlier_program_wrote_is_read_and_what_it_can_do_is_written_for_it() {
+        let whole = fixtures::manifest(&[1]);
+        let mut earlier = serde_json::to_value(&whole).unwrap();
+        // Terms at their defaults that came later stand in no manifest, so that a program without them still reads it.
+        for later in ["schedule", "stable_steps", "decay_type", "anneal", "optimizer"] {
+            assert!(earlier["training"].get(later).is_none(), "{later}");
+        }
+        // Terms that are left out are at their defaults, whoever left them out.
+        for section in ["compression", "outer", "windows", "scoring"] {
+            earlier[section] = serde_json::json!({});
+        }
+        earlier.as_object_mut().unwrap().remove("gauntlet");
+        assert_eq!(read(&earlier).unwrap().record, whole);
+    }
+
+    #[test]
     fn an_unknown_term_of_a_known_version_is_refused() {
         let mut payload = serde_json::to_value(fixtures::manifest(&[1])).unwrap();
         payload["new_term"] = true.into();
