@@ -27,7 +27,7 @@ done
 (cd "$folder" && grep -F "  ${tarball##*/}" SHA256SUMS | sha256sum --check --quiet) || fail "SHA256SUMS does not hold: make dist"
 
 root=$work/root
-mkdir -p "$root"/{dev,proc,tmp,lib64,run}
+mkdir -p "$root"/{dev,proc,tmp,lib64}
 tar -xzf "$tarball" -C "$root"
 name=$(basename "$tarball" .tar.gz)
 brigade=$root/$name/bin/brigade
@@ -41,8 +41,9 @@ if command -v readelf >/dev/null; then
 fi
 step "$name: $(du -m "$tarball" | cut -f1) MB, unpacked $(du -sm "$root/$name" | cut -f1) MB"
 
-# glibc of this machine, and not one library more.
-for library in ld-linux-x86-64 libc libm libdl libpthread librt; do
+# glibc of this machine, and not one library more. Debian's loader looks in /lib, others' in /lib64.
+ln -s lib64 "$root/lib"
+for library in ld-linux-x86-64 libc libm libdl libpthread librt libutil libresolv; do
     for at in /lib64 /lib/x86_64-linux-gnu /usr/lib64; do
         for file in "$at/$library".so.?; do cp -nL "$file" "$root/lib64/"; done
     done
@@ -52,12 +53,14 @@ done
 if [ "$(id -u)" = 0 ]; then namespace=(unshare --mount --pid --fork --kill-child); else
     namespace=(unshare --map-root-user --mount --pid --fork --kill-child)
 fi
-if "${namespace[@]}" true 2>/dev/null; then
+# Debian keeps it in a folder that a user's PATH lacks.
+chroot=$(PATH="$PATH:/usr/sbin:/sbin" command -v chroot || true)
+if [ -n "$chroot" ] && "${namespace[@]}" true 2>/dev/null; then
     inside() {
         # shellcheck disable=SC2016 # the inner shell's variables
         "${namespace[@]}" /bin/sh -euc 'root=$1; shift
             mount --rbind /dev "$root/dev" && mount --rbind /proc "$root/proc"
-            exec env -i chroot "$root" "$@"' sh "$root" "$@"
+            exec env -i "$@"' sh "$root" "$chroot" "$root" "$@"
     }
     base=/$name work_inside=/tmp
 else

@@ -40,3 +40,21 @@ fn libtorch() -> String {
 fn libtorch() -> String {
     "without libtorch".to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_says_what_a_report_of_a_fault_needs() {
+        let lines: Vec<_> = long().lines().collect();
+        assert_eq!(lines[0], env!("CARGO_PKG_VERSION"));
+        for (line, name) in lines[1..].iter().zip(["commit", "libtorch", "target", "format"]) {
+            let value = line.strip_prefix(name).and_then(|rest| rest.strip_prefix(": "));
+            assert!(value.is_some_and(|value| !value.trim().is_empty()), "{line}");
+        }
+        assert_eq!(lines.len(), 5);
+        let libtorch = lines[2];
+        assert_eq!(libtorch.contains("without libtorch"), !cfg!(feature = "torch"), "{libtorch}");
+    }
+}
