@@ -33,14 +33,14 @@ run: setup ## build, then run the whole system on this machine (ARGS="..." for `
 	$(CARGO) build --release $(FEATURES)
 	@$(CARGO) run --quiet --release $(FEATURES) -- demo $(ARGS)
 
-TARGET := $(or $(CARGO_TARGET_DIR),target)
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 dist: setup ## build and pack a release into target/dist (ARGS=--with-libtorch: with CUDA's libraries, gigabytes)
 	$(CARGO) build --release $(FEATURES)
-	@$(PYTHON) scripts/dist.py "$(TARGET)" $(ARGS)
+	@$(PYTHON) scripts/dist.py "$(TARGET_DIR)" $(ARGS)
 
 dist-test: ## unpack the release that `make dist` made, and train with nothing else but glibc
-	@scripts/dist-test.sh "$(TARGET)/dist"
+	@scripts/dist-test.sh "$(TARGET_DIR)/dist"
 
 test: setup test-deps lint check-no-torch terraform ## everything that must hold: format, lints, documentation, all tests
 	$(CARGO) test --workspace $(FEATURES)

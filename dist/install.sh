@@ -116,7 +116,8 @@ check_libtorch() {
 }
 
 install_program() {
-    # Whole beside the old one, and then in its place; the old one stays as lib/brigade.old until the next time.
+    # Whole beside the old one, and then in its place. The release before stays as lib/brigade.old; the same one again does not
+    # push it out.
     rm -rf "$home.new"
     mkdir -p "$home.new"
     cp -R "$here/bin" "$home.new/bin"
@@ -129,8 +130,12 @@ install_program() {
         cp -P "$home/lib" "$home.new/lib"
     fi
     chmod -R u=rwX,go=rX "$home.new"
-    rm -rf "$home.old"
-    if [ -d "$home" ]; then mv "$home" "$home.old"; fi
+    if cmp -s "$home.new/bin/brigade" "$home/bin/brigade"; then
+        rm -rf "$home"
+    elif [ -d "$home" ]; then
+        rm -rf "$home.old"
+        mv "$home" "$home.old"
+    fi
     mv "$home.new" "$home"
     mkdir -p "$to/bin"
     ln -sfn ../lib/brigade/bin/brigade "$to/bin/brigade"
