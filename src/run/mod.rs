@@ -76,7 +76,7 @@ impl Run {
         let object = bucket.get(&RunKey::Manifest.to_string(), Manifest::MAX_BYTES).await.map_err(
             |error| match error {
                 error @ BucketError::NotFound { .. } => anyhow::Error::from(error)
-                    .context("no run here; is [run] the bucket that `brigade run create` wrote to?"),
+                    .context("no run here; run.bucket and run.prefix must be what `brigade run create` wrote to"),
                 error => anyhow::Error::from(error).context("the run's bucket cannot be read ([run])"),
             },
         )?;
