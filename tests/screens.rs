@@ -20,7 +20,17 @@ impl Terminal {
     fn open(width: u16, height: u16) -> Self {
         let terminal = Self { socket: format!("brigade-test-{}-{width}", std::process::id()) };
         let size = ["-x", &width.to_string(), "-y", &height.to_string()].map(str::to_owned);
-        terminal.tmux(&["-f", "/dev/null", "new-session", "-d", &size[0], &size[1], &size[2], &size[3], "sh"]);
+        terminal.tmux(&[
+            "-f",
+            "/dev/null",
+            "new-session",
+            "-d",
+            &size[0],
+            &size[1],
+            &size[2],
+            &size[3],
+            "sh",
+        ]);
         terminal
     }
 
@@ -67,7 +77,12 @@ fn a_run_in_the_terminal() {
     let run = Synthetic::start(200, 10_000);
     let terminal = Terminal::open(150, 40);
     terminal.press(&[&watch(&run), "Enter"]);
-    let screen = terminal.expect(&["window 9999", "100 delivered, 100 training", "participants: 203", "loss, nats a token"]);
+    let screen = terminal.expect(&[
+        "window 9999",
+        "100 delivered, 100 training",
+        "participants: 203",
+        "loss, nats a token",
+    ]);
     assert!(screen.contains("72.7 B parameters") && screen.contains("tokens a second"), "{screen}");
     // Back: what was closed shows who was late, with nothing of what a stranger wrote that a terminal would obey.
     terminal.press(&["Left"]);
@@ -114,7 +129,9 @@ fn dashboard(run: &Synthetic) -> (Child, String) {
 }
 
 fn chromium() -> Option<&'static str> {
-    let works = |name: &&str| Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success());
+    let works = |name: &&str| {
+        Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
+    };
     ["chromium", "chromium-browser", "google-chrome"].into_iter().find(works)
 }
 
@@ -129,8 +146,15 @@ fn a_run_in_the_browser() {
     let profile = tempfile::tempdir().unwrap();
     let open = |page: &str, more: &[&str]| {
         let mut command = Command::new(browser);
-        command.args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--hide-scrollbars"]);
-        command.args(["--virtual-time-budget=4000", &format!("--user-data-dir={}", profile.path().display())]);
+        command.args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-logging=stderr",
+            "--hide-scrollbars",
+        ]);
+        command
+            .args(["--virtual-time-budget=4000", &format!("--user-data-dir={}", profile.path().display())]);
         let output = command.args(more).arg(format!("{address}{page}")).output().unwrap();
         let log = String::from_utf8_lossy(&output.stderr).into_owned();
         let complaints: Vec<&str> = log.lines().filter(|line| line.contains("CONSOLE")).collect();

@@ -53,9 +53,9 @@ fn spawn(world: &World, name: &str) -> Child {
     let log = |kind: &str| File::create(world.dir.path().join(format!("{name}.{kind}"))).unwrap();
     let role = name.split('-').next().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_brigade"));
-    command.args([role, "--stop-with-stdin", "--config"]).arg(world.config(name));
+    command.args([role, "--config"]).arg(world.config(name));
     // Everything that any crate has to say.
-    command.env("RUST_LOG", "trace").stdin(Stdio::piped());
+    command.env("RUST_LOG", "trace").stdin(Stdio::null());
     command.stdout(log("out")).stderr(log("log")).spawn().unwrap()
 }
 
@@ -116,8 +116,13 @@ fn nobody_sees_a_secret() {
         seen.push((format!("the output of {arguments:?}"), output.stdout));
         seen.push((format!("the errors of {arguments:?}"), output.stderr));
     }
+    let (_, watched) = seen.iter().find(|(name, _)| name.starts_with("the output of [\"watch")).unwrap();
+    assert!(
+        String::from_utf8_lossy(watched).contains("\"window\":1,\"phase\":\"closed\""),
+        "the run was to go through"
+    );
     let all = files(world.dir.path());
-    assert!(all.iter().any(|path| path.ends_with("miner-0.log")) && all.len() > 30, "{}", all.len());
+    assert!(all.iter().any(|path| path.ends_with("miner-0.log")) && all.len() > 60, "{}", all.len());
     seen.extend(all.iter().map(|path| (path.display().to_string(), std::fs::read(path).unwrap())));
     let chatty = seen.iter().find(|(name, _)| name.ends_with("miner-0.log")).unwrap();
     assert!(String::from_utf8_lossy(&chatty.1).contains("TRACE"), "the log is to be as chatty as it can be");

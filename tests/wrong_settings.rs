@@ -49,12 +49,7 @@ fn the_setting_is_named_at_once() {
         ("run", endpoint.as_str(), "127.0.0.1:9", &["[run]", "endpoint"]),
         ("run", "\"run\"", "\"another\"", &["run.bucket"]),
         ("run", "\"run\"", "\"R\"", &["[run]", "bucket"]),
-        (
-            "run",
-            "dialect = \"embedded\"",
-            "dialect = \"embedded\"\nprefix = \"nowhere\"",
-            &["[run]", "run.prefix"],
-        ),
+        ("run", "dialect = \"embedded\"", "dialect = \"embedded\"\nprefix = \"nowhere\"", &["run.prefix"]),
         ("run", "\"embedded\"", "\"ceph\"", &["run.dialect", "embedded"]),
         ("run", "\"embedded\"", "\"gcs\"", &["dialect", "gcs"]),
         ("run", own.id.as_str(), "NOBODY", &["run.access_key_id"]),

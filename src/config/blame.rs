@@ -24,7 +24,9 @@ pub fn explain(section: &str, error: &BucketError) -> (&'static str, String) {
         BucketError::InvalidCredentials { .. } => ("keys", format!("correct {keys}")),
         BucketError::Denied { .. } => (
             "permissions",
-            format!("correct {place}.bucket, or allow it in the policy of the key of [{section}] (bucket-layout.md §10)"),
+            format!(
+                "correct {place}.bucket, or allow it in the policy of the key of [{section}] (bucket-layout.md §10)"
+            ),
         ),
         BucketError::NoSuchBucket { .. } => {
             ("bucket", format!("create it, or correct {place}.bucket, {place}.region or {place}.endpoint"))

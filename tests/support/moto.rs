@@ -33,7 +33,8 @@ impl Moto {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = python();
         command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let process =
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let moto = Self {
             endpoint: format!("http://127.0.0.1:{port}"),
             keys: BTreeMap::new(),
@@ -53,8 +54,10 @@ impl Moto {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/moto_accounts.py");
         let output = python().arg(script).arg(&self.endpoint).args(names).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let keys: BTreeMap<String, BTreeMap<String, String>> = serde_json::from_slice(&output.stdout).unwrap();
-        let pair = |pair: &BTreeMap<String, String>| Pair { id: pair["id"].clone(), secret: pair["secret"].clone() };
+        let keys: BTreeMap<String, BTreeMap<String, String>> =
+            serde_json::from_slice(&output.stdout).unwrap();
+        let pair =
+            |pair: &BTreeMap<String, String>| Pair { id: pair["id"].clone(), secret: pair["secret"].clone() };
         self.keys = keys.iter().map(|(name, keys)| (name.clone(), pair(keys))).collect();
     }
 
