@@ -261,6 +261,7 @@ pub enum Reporter {
 impl Reporter {
     /// Tells `event`.
     pub fn tell(&self, event: Event) {
+        crate::metrics::observe(&event);
         match self {
             Self::Log => match &event {
                 Event::Step { .. } => tracing::debug!("{event}"),

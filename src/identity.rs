@@ -29,7 +29,7 @@ pub enum IdentityError {
         path: PathBuf,
     },
     /// Others may read the file.
-    #[error("{0} can be read by others; run `chmod 600 {0}`", path.display())]
+    #[error("identity file {0} can be read by others; run `chmod 600 {0}`", path.display())]
     Exposed {
         /// The file.
         path: PathBuf,

@@ -9,6 +9,7 @@
 //! | [`mod@bench`] | measurements that a user can repeat |
 //! | [`commands`] | the command line, one file a command |
 //! | [`config`] | configuration files |
+//! | [`mod@dashboard`] | a run as a web page |
 //! | [`data`] | text in, token shards out |
 //! | [`demo`] | the whole system on one machine |
 //! | [`mod@doctor`] | everything a role will do, once, and what is wrong |
@@ -18,6 +19,7 @@
 //! | [`identity`] | the keys by which a participant is known |
 //! | [`init`] | a folder to start from |
 //! | [`lab`] | experiments in one process |
+//! | [`mod@metrics`] | what a role tells Prometheus |
 //! | [`observe`] | what anybody with read access sees of a run |
 //! | [`plan`] | what a peer will need: memory, time, bytes |
 //! | [`roles`] | aggregator, miner, validator |
@@ -33,6 +35,7 @@ pub mod audit;
 pub mod bench;
 pub mod commands;
 pub mod config;
+pub mod dashboard;
 pub mod data;
 #[cfg(feature = "torch")]
 pub mod demo;
@@ -45,6 +48,7 @@ pub mod identity;
 pub mod init;
 #[cfg(feature = "torch")]
 pub mod lab;
+pub mod metrics;
 pub mod observe;
 pub mod plan;
 pub mod roles;

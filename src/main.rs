@@ -22,10 +22,22 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The whole chain on one line: what failed, and why.
-            let line = format!("{error:#}").lines().collect::<Vec<_>>().join(" ");
+            let line = one_line(&error);
             let _ = writeln!(std::io::stderr(), "error: {line}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// The whole chain on one line: what failed, and why. Many an error has its cause's words in its own.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line.lines().collect::<Vec<_>>().join(" ")
 }

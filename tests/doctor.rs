@@ -367,3 +367,29 @@ fn people_are_told_in_lines_with_remedies() {
     let own = brigade::config::Participant::read(&ward.path()).unwrap().open_own().unwrap();
     assert_eq!(runtime.block_on(own.list("", 10)).unwrap().len(), 0);
 }
+
+#[test]
+fn on_moto_with_least_privileges_nothing_is_wrong_but_what_is() {
+    let world = World::new(Store::moto(), 1, &Terms::default());
+    for name in ["miner-0", "validator", "aggregator"] {
+        let found = examine(&world.config(name), &[]);
+        assert!(found.is_ok && found.warnings.is_empty(), "{name}:\n{}", found.text);
+    }
+    let settings = std::fs::read_to_string(world.config("miner-0")).unwrap();
+    let spoil = |from: &str, to: &str| {
+        let spoiled = settings.replace(from, to);
+        assert_ne!(spoiled, settings);
+        std::fs::write(world.config("miner-0"), spoiled).unwrap();
+        examine(&world.config("miner-0"), &["--line-mib", "1"])
+    };
+    let pair = |name: &str| world.store.pair(name);
+    let (own, reader) = (pair("miner-0"), pair("miner-0-reader"));
+    // The one secret opens two buckets here.
+    let found = spoil(&own.secret, "wrong");
+    let keys = |section: &str| (section.to_owned(), "keys".to_owned());
+    assert_eq!(found.bad, [keys("run's bucket"), keys("your bucket")], "{}", found.text);
+    let text = settings.replacen(&reader.id, &own.id, 1).replacen(&reader.secret, &own.secret, 1);
+    std::fs::write(world.config("miner-0"), text).unwrap();
+    let found = examine(&world.config("miner-0"), &["--line-mib", "1"]);
+    expect("reader", &found, "readers' key", "read_only", &["reads and does nothing else"]);
+}

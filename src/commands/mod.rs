@@ -5,6 +5,7 @@ mod bench;
 #[cfg(feature = "torch")]
 mod bench_train;
 mod convert;
+mod dashboard;
 mod data;
 #[cfg(feature = "torch")]
 mod demo;
@@ -69,6 +70,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Look at a run as it goes on: windows, loss, participants.
     Watch(watch::Args),
+    /// The same as a web page.
+    Dashboard(dashboard::Args),
     /// Create a run, or look at one.
     #[command(subcommand)]
     Run(run::Action),
@@ -122,13 +125,14 @@ impl Cli {
             #[cfg(feature = "torch")]
             Command::Miner(args) => role::run_miner(args),
             #[cfg(feature = "torch")]
-            Command::Validator(args) => role::run(args, crate::roles::validator::run),
-            Command::Aggregator(args) => role::run(args, crate::roles::aggregator::run),
+            Command::Validator(args) => role::run("validator", args, crate::roles::validator::run),
+            Command::Aggregator(args) => role::run("aggregator", args, crate::roles::aggregator::run),
             Command::Audit(args) => audit::run(&args),
             Command::Init(action) => init::run(action),
             Command::Join(args) => init::join(args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Watch(args) => watch::run(&args),
+            Command::Dashboard(args) => dashboard::run(&args),
             Command::Run(action) => run::run(action),
             Command::Identity(action) => identity::run(action),
             Command::Data(action) => data::run(action),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::config::Participant;
 use crate::events::Reporter;
+use crate::metrics;
 use crate::shutdown::{Shutdown, Stopped};
 
 /// Arguments of a role.
@@ -41,16 +42,17 @@ pub(super) struct MinerArgs {
 #[cfg(feature = "torch")]
 pub(super) fn run_miner(args: MinerArgs) -> anyhow::Result<()> {
     let cheat = args.cheat;
-    run(args.role, |settings, reporter, shutdown| {
+    run("miner", args.role, |settings, reporter, shutdown| {
         crate::roles::miner::run(settings, cheat, reporter, shutdown)
     })
 }
 
-/// Reads the settings and runs `role` until it ends or is asked to stop.
+/// Reads the settings and runs `role`, called `name`, until it ends or is asked to stop.
 ///
 /// # Errors
 /// What stops the role; being asked to is none.
 pub(super) fn run<F: Future<Output = anyhow::Result<()>>>(
+    name: &'static str,
     args: Args,
     role: impl FnOnce(Participant, Reporter, Shutdown) -> F,
 ) -> anyhow::Result<()> {
@@ -61,6 +63,9 @@ pub(super) fn run<F: Future<Output = anyhow::Result<()>>>(
     let reporter = if args.json { Reporter::Json } else { Reporter::Log };
     super::runtime()?.block_on(async {
         let shutdown = Shutdown::listen(args.stop_with_stdin)?;
+        if let Some(address) = settings.metrics {
+            metrics::serve(address, name, &settings.state).await?;
+        }
         match role(settings, reporter, shutdown).await {
             Err(error) if error.is::<Stopped>() => {
                 tracing::info!("stopped");

@@ -1,11 +1,13 @@
 //! Configuration files (TOML): one kind for participants, one for the operator who creates a run.
 
+mod blame;
 mod overrides;
 mod participant;
 mod run;
 mod secret;
 
-pub use participant::{BucketSection, Compute, KeyPair, Participant, Recompute};
+pub use blame::{blame, explain};
+pub use participant::{BucketSection, Compute, KeyPair, Participant, Recompute, hasty};
 pub use run::{ModelSection, RunSettings, ValidatorEntry};
 pub use secret::SecretRef;
 

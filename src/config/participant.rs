@@ -31,6 +31,9 @@ pub struct Participant {
     /// lets a stranger aim this process at it.
     #[serde(default)]
     pub allow_private_endpoints: bool,
+    /// Where `GET /metrics` is answered, for Prometheus: `127.0.0.1:9464`. Nowhere when absent.
+    #[serde(default)]
+    pub metrics: Option<std::net::SocketAddr>,
     /// Milliseconds between looks at the object that is waited for.
     #[serde(default = "default_poll")]
     pub poll_milliseconds: u64,
@@ -303,6 +306,18 @@ impl BucketSection {
                 Err(ConfigError::Invalid { field, reason }.into())
             }
         }
+    }
+}
+
+/// How a bucket is tried that perhaps does not work: who waits for an answer is not to wait as long as a role may.
+pub fn hasty() -> BucketOptions {
+    BucketOptions {
+        connect_timeout: Duration::from_secs(2),
+        response_timeout: Duration::from_secs(15),
+        max_retries: 1,
+        retry_timeout: Duration::from_secs(5),
+        max_backoff: Duration::from_millis(500),
+        ..BucketOptions::default()
     }
 }
 

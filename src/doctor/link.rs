@@ -5,8 +5,9 @@ use std::time::Instant;
 use brigade_bucket::Bucket;
 use bytes::Bytes;
 
+use super::Examination;
 use super::machine::setup;
-use super::{Examination, explain::explain};
+use crate::config::explain;
 use crate::init::Role;
 use crate::plan::{self, Link};
 use crate::run::Run;

@@ -7,11 +7,9 @@
 //! | `link` | how fast bytes go up and come down, and how fast they must |
 //! | `run` | the manifest, the participant's place in it, its data, its news |
 //! | `machine` | libtorch, the device, memory, disk |
-//! | `explain` | which setting an error of a bucket is about |
 //!
 //! A section stops at the first thing without which the rest cannot work: one cause is to be one ✘.
 
-mod explain;
 mod link;
 mod machine;
 mod run;
@@ -19,12 +17,11 @@ mod settings;
 mod store;
 
 use std::path::Path;
-use std::time::Duration;
 
-use brigade_bucket::{Bucket, BucketOptions};
+use brigade_bucket::Bucket;
 use serde::Serialize;
 
-use crate::config::Participant;
+use crate::config::{Participant, hasty};
 use crate::identity::Identity;
 use crate::init::Role;
 use crate::run::Run;
@@ -151,7 +148,7 @@ pub async fn examine(path: &Path, options: Options, tell: &mut dyn FnMut(&Findin
 /// The run's bucket, and the run in it.
 async fn run_bucket(found: &mut Examination<'_>, patient: &Patient<'_>) -> Option<Run> {
     found.section = "run's bucket";
-    let bucket = match patient.settings.open_run_with(patience()) {
+    let bucket = match patient.settings.open_run_with(hasty()) {
         Ok(bucket) => bucket,
         Err(error) => {
             found.bad("settings", format!("{error:#}"), "correct it in [run]");
@@ -180,7 +177,7 @@ async fn own_bucket(
             return None;
         }
     };
-    let bucket = match patient.settings.open_own_with(patience()) {
+    let bucket = match patient.settings.open_own_with(hasty()) {
         Ok(bucket) => bucket,
         Err(error) => {
             found.bad("settings", format!("{error:#}"), "correct it in [bucket]");
@@ -194,16 +191,4 @@ async fn own_bucket(
     found.section = "your bucket";
     store::lifecycle(found, patient.settings, false).await;
     Some(bucket)
-}
-
-/// A doctor does not wait for what a role would wait for.
-fn patience() -> BucketOptions {
-    BucketOptions {
-        connect_timeout: Duration::from_secs(3),
-        response_timeout: Duration::from_secs(15),
-        max_retries: 1,
-        retry_timeout: Duration::from_secs(5),
-        max_backoff: Duration::from_millis(500),
-        ..BucketOptions::default()
-    }
 }

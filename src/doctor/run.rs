@@ -4,8 +4,8 @@ use brigade_bucket::keys::{DataFile, RunKey};
 use brigade_bucket::{Bucket, BucketError};
 use brigade_protocol::{Exclusion, ShardId};
 
-use super::explain::explain;
 use super::{Examination, Patient, Stopped};
+use crate::config::explain;
 use crate::identity::Identity;
 use crate::init::Role;
 use crate::observe::newest_window;

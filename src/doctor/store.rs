@@ -5,9 +5,8 @@ use brigade_bucket::keys::RunKey;
 use brigade_bucket::{Bucket, BucketError, Dialect, ProbeStep};
 use bytes::Bytes;
 
-use super::explain::explain;
-use super::{Examination, Patient, Stopped, patience};
-use crate::config::{BucketSection, Participant};
+use super::{Examination, Patient, Stopped};
+use crate::config::{BucketSection, Participant, explain, hasty};
 use crate::init::Role;
 use crate::run::Run;
 
@@ -187,7 +186,7 @@ pub(super) async fn reader(
     const SECTION: &str = "bucket.reader";
     let opened = patient.settings.reader().and_then(|reader| {
         let address = patient.settings.own()?.address("bucket")?;
-        Ok(Bucket::open(&address, reader, patience())?)
+        Ok(Bucket::open(&address, reader, hasty())?)
     });
     let bucket = match opened {
         Ok(bucket) => bucket,
@@ -274,7 +273,7 @@ pub(super) async fn lifecycle(found: &mut Examination<'_>, settings: &Participan
     let (Ok(address), Ok(Some(keys))) = (section.address(name), settings.keys_of(section, name)) else {
         return found.unknown("lifecycle", "the rules cannot be looked at with the environment's keys");
     };
-    let Ok(admin) = Admin::open(&address, &keys, patience()) else { return };
+    let Ok(admin) = Admin::open(&address, &keys, hasty()) else { return };
     let rules = match admin.lifecycle().await {
         Ok(rules) => rules,
         Err(BucketError::Denied { .. }) => {

@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use brigade_bucket::keys::RunKey;
 use brigade_bucket::{RequestKind, Traffic};
-use brigade_protocol::{Digest, PeerId, Roster};
+use brigade_protocol::{Digest, PeerId, Reason, Roster};
 use futures::stream::{self, StreamExt as _};
 use serde::Serialize;
 
 use super::newest_window;
-use super::plan::next_to_fill;
-use super::window::{Phase, Records, State, Summary, Window};
+use super::plan::{next_to_fill, thin};
+use super::window::{Phase, Point, Records, State, Summary, Window};
 use crate::run::Run;
 
 /// Windows that are kept with all their records, to be looked at again.
@@ -30,9 +31,16 @@ const STEPS: u64 = 8;
 pub struct Observer {
     run: Run,
     newest: Option<u64>,
-    kept: VecDeque<(u64, Records)>,
+    kept: VecDeque<(u64, Held)>,
     rosters: VecDeque<(Digest, Arc<Roster>)>,
     history: BTreeMap<u64, Summary>,
+}
+
+/// A window that is kept: what it was once it is closed, else the records that are there.
+#[derive(Debug)]
+enum Held {
+    Going(Records),
+    Closed(Window),
 }
 
 /// What a run is, for whoever looks.
@@ -89,13 +97,15 @@ impl Cost {
     }
 }
 
-/// What one look cost, and whether it saw something new.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// What one look cost, and what it left for the next.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Look {
     /// Requests sent.
     pub requests: u64,
     /// Bytes received.
     pub bytes: u64,
+    /// Seconds that it took.
+    pub seconds: f64,
     /// Lines of history that are still to be read.
     pub missing: usize,
 }
@@ -117,7 +127,7 @@ impl Observer {
     /// # Errors
     /// When the store fails, or a record is not the aggregator's. The next look begins where this one ended.
     pub async fn look(&mut self, budget: usize) -> anyhow::Result<Look> {
-        let before = self.cost();
+        let (before, begun) = (self.cost(), Instant::now());
         self.advance().await?;
         if let Some(newest) = self.newest {
             // The one before too: it was perhaps not closed when it was looked at last.
@@ -126,12 +136,14 @@ impl Observer {
             }
             let spent = usize::try_from(self.cost().requests() - before.requests()).unwrap_or(budget);
             self.fill(newest, budget.saturating_sub(spent) / RECORDS_OF_A_LINE).await?;
+            thin(newest, &mut self.history);
         }
         let after = self.cost();
         let missing = self.newest.map_or(0, |newest| next_to_fill(newest, &self.history, usize::MAX).len());
         Ok(Look {
             requests: after.requests() - before.requests(),
             bytes: after.bytes - before.bytes,
+            seconds: begun.elapsed().as_secs_f64(),
             missing,
         })
     }
@@ -159,13 +171,24 @@ impl Observer {
     /// Reads what is missing of a window, and keeps it.
     async fn load(&mut self, window: u64) -> anyhow::Result<()> {
         let at = self.kept.iter().position(|(number, _)| *number == window);
-        let mut records =
-            at.and_then(|at| self.kept.remove(at)).map(|(_, records)| records).unwrap_or_default();
+        let mut records = match at.and_then(|at| self.kept.remove(at)) {
+            Some(closed @ (_, Held::Closed(_))) => {
+                self.kept.push_back(closed);
+                return Ok(());
+            }
+            Some((_, Held::Going(records))) => records,
+            None => Records::default(),
+        };
         let read = self.read(window, &mut records).await;
         if let Some(summary) = records.summary(self.run.manifest().training.tokens_per_window()) {
             self.history.insert(window, summary);
         }
-        self.kept.push_back((window, records));
+        let held = match records.window() {
+            // Its records are large: every validator's scores of every peer.
+            Some(closed) if closed.phase == Phase::Closed => Held::Closed(closed),
+            _ => Held::Going(records),
+        };
+        self.kept.push_back((window, held));
         if self.kept.len() > KEPT_WINDOWS {
             self.kept.pop_front();
         }
@@ -257,19 +280,25 @@ impl Observer {
     }
 
     fn held(&self, window: u64) -> Option<Window> {
-        self.kept.iter().find(|(number, _)| *number == window)?.1.window()
+        match &self.kept.iter().find(|(number, _)| *number == window)?.1 {
+            Held::Going(records) => records.window(),
+            Held::Closed(window) => Some(window.clone()),
+        }
     }
 
     /// Everything that is known now.
     pub fn overview(&self) -> Overview {
         let manifest = self.run.manifest();
-        let newest = self.newest.and_then(|newest| self.held(newest));
+        let mut newest = self.newest.and_then(|newest| self.held(newest));
         let last_closed = match &newest {
             Some(window) if window.phase != Phase::Closed => {
                 window.window.checked_sub(1).and_then(|before| self.held(before))
             }
             _ => None,
         };
+        if let (Some(newest), Some(before)) = (&mut newest, &last_closed) {
+            newest.inherit(before);
+        }
         Overview {
             name: manifest.name.clone(),
             run: self.run.id(),
@@ -288,9 +317,9 @@ impl Observer {
     pub fn peer(&self, peer: &PeerId) -> Vec<Moment> {
         let moments = self.history.values().filter_map(|summary| {
             let at = summary.points.binary_search_by_key(peer, |point| point.peer).ok()?;
-            let point = &summary.points[at];
-            let state = if point.merged { State::Merged } else { State::Excluded };
-            Some(Moment { window: summary.window, state, bytes: point.bytes, seconds: point.seconds })
+            let Point { reason, bytes, seconds, .. } = summary.points[at];
+            let state = if reason.is_none() { State::Merged } else { State::Excluded };
+            Some(Moment { window: summary.window, state, reason, bytes, seconds })
         });
         moments.collect()
     }
@@ -303,8 +332,10 @@ pub struct Moment {
     pub window: u64,
     /// What became of it.
     pub state: State,
-    /// Its bytes.
-    pub bytes: u64,
+    /// Why it was not merged, if it was not.
+    pub reason: Option<Reason>,
+    /// Its bytes, if it was pinned.
+    pub bytes: Option<u64>,
     /// Seconds from the opening to its receipt.
     pub seconds: Option<f32>,
 }

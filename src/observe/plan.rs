@@ -12,7 +12,7 @@ const RECENT: u64 = 64;
 /// The next windows to read, at most `most`: first the newest, then evenly spread ones, coarse before fine. Their distance is a power of two
 /// that grows with the run, so that what was read stays useful.
 pub(super) fn next_to_fill(newest: u64, held: &BTreeMap<u64, Summary>, most: usize) -> Vec<u64> {
-    let finest = (newest / SPREAD).next_power_of_two().max(1);
+    let finest = finest(newest);
     let coarsest = finest * SPREAD;
     let strides = std::iter::successors(Some(coarsest), |stride| Some(stride / 2));
     let strides = strides.take_while(|stride| *stride >= finest);
@@ -23,6 +23,20 @@ pub(super) fn next_to_fill(newest: u64, held: &BTreeMap<u64, Summary>, most: usi
     let mut seen = std::collections::BTreeSet::new();
     let wanted = recent.chain(spread).filter(|window| !held.contains_key(window) && seen.insert(*window));
     wanted.take(most).collect()
+}
+
+/// Drops lines that tell least, so that a run of any length needs the same memory: the newest stay, and those that would be
+/// read again.
+pub(super) fn thin(newest: u64, held: &mut BTreeMap<u64, Summary>) {
+    if held.len() as u64 > 2 * (SPREAD + RECENT) {
+        let finest = finest(newest);
+        held.retain(|window, _| window + RECENT >= newest || window.is_multiple_of(finest));
+    }
+}
+
+/// The distance of lines far from the newest.
+fn finest(newest: u64) -> u64 {
+    (newest / SPREAD).next_power_of_two().max(1)
 }
 
 #[cfg(test)]

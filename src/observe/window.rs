@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use brigade_protocol::{Close, Cutoff, Exclusion, Open, PeerId, Reason, Role, Roster, Scores, Verdict};
+use brigade_protocol::{
+    Close, Cutoff, Exclusion, Member, Open, PeerId, Reason, Role, Roster, Scores, Verdict,
+};
 use serde::Serialize;
 
 /// How far a window is.
@@ -123,8 +125,32 @@ pub enum State {
     Training,
     /// It does not count.
     Excluded,
+    /// A validator's scores were heard.
+    Heard,
     /// Nobody waits for one.
     Absent,
+}
+
+impl Window {
+    /// Takes over the standings of the window before, until this one has a verdict.
+    pub(super) fn inherit(&mut self, before: &Self) {
+        for row in self.peers.iter_mut().filter(|row| row.weight.is_none()) {
+            if let Some(known) = before.peers.iter().find(|known| known.peer == row.peer) {
+                (row.weight, row.rating, row.credit, row.windows) =
+                    (known.weight, known.rating, known.credit, known.windows);
+            }
+        }
+        self.order();
+    }
+
+    /// Miners before validators, those that are waited for first, by weight.
+    fn order(&mut self) {
+        self.peers.sort_by(|a, b| {
+            let key = |row: &Row| (row.role, !row.active);
+            let weight = |row: &Row| row.weight.unwrap_or(0.0);
+            key(a).cmp(&key(b)).then(weight(b).total_cmp(&weight(a))).then(a.peer.cmp(&b.peer))
+        });
+    }
 }
 
 impl Records {
@@ -140,16 +166,12 @@ impl Records {
     /// Everything in one place; nothing before the window is open.
     pub(super) fn window(&self) -> Option<Window> {
         let open = self.open.as_ref()?;
-        let mut peers: Vec<Row> = match &self.roster {
-            Some(roster) => roster.members.iter().map(|member| self.row(open, member)).collect(),
+        let validators = self.heard();
+        let peers: Vec<Row> = match &self.roster {
+            Some(roster) => roster.members.iter().map(|member| self.row(open, member, &validators)).collect(),
             None => Vec::new(),
         };
-        peers.sort_by(|a, b| {
-            let key = |row: &Row| (row.role, !row.active);
-            let weight = |row: &Row| row.weight.unwrap_or(0.0);
-            key(a).cmp(&key(b)).then(weight(b).total_cmp(&weight(a))).then(a.peer.cmp(&b.peer))
-        });
-        Some(Window {
+        let mut window = Window {
             window: open.window,
             phase: self.phase(),
             opened_at: open.opened_at.0,
@@ -159,9 +181,11 @@ impl Records {
             start_state_root: open.state_root.to_string(),
             state_root: self.close.as_ref().map(|close| close.state_root.to_string()),
             delta_bytes: self.close.as_ref().and_then(|close| Some(close.delta.as_ref()?.size)),
-            validators: self.heard(),
+            validators,
             peers,
-        })
+        };
+        window.order();
+        Some(window)
     }
 
     fn heard(&self) -> Vec<Heard> {
@@ -175,7 +199,7 @@ impl Records {
         heard.collect()
     }
 
-    fn row(&self, open: &Open, member: &brigade_protocol::Member) -> Row {
+    fn row(&self, open: &Open, member: &Member, heard: &[Heard]) -> Row {
         let peer = member.peer;
         let pinned = self.cutoff.as_ref().and_then(|cutoff| {
             let pinned = &cutoff.pinned;
@@ -192,6 +216,7 @@ impl Records {
             (Some(_), ..) => State::Merged,
             (_, Some(_), _) => State::Excluded,
             (_, _, Some(_)) => State::Pinned,
+            _ if heard.iter().any(|heard| heard.peer == peer) => State::Heard,
             _ if !is_miner || !member.active => State::Absent,
             _ if self.delivered.contains(&peer) => State::Delivered,
             _ => State::Training,
@@ -259,16 +284,7 @@ impl Records {
             tokens_per_second: seconds
                 .filter(|seconds| *seconds > 0.0)
                 .map(|seconds| tokens as f64 / seconds),
-            points: cutoff
-                .pinned
-                .iter()
-                .map(|pinned| Point {
-                    peer: pinned.peer,
-                    merged: close.accepted.binary_search_by_key(&pinned.peer, |share| share.peer).is_ok(),
-                    bytes: pinned.update.size,
-                    seconds: opened_at.map(|opened_at| seconds_f32(opened_at, pinned.received_at.0)),
-                })
-                .collect(),
+            points: points(opened_at, cutoff, close),
         })
     }
 }
@@ -298,26 +314,42 @@ pub struct Summary {
     pub tokens: u64,
     /// The same over the window's seconds.
     pub tokens_per_second: Option<f64>,
-    /// What is kept of each pinned update.
+    /// What became of everybody.
     #[serde(skip)]
     pub(super) points: Vec<Point>,
 }
 
-/// One update in the history.
+/// What became of one peer in a window of the history.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Point {
     pub(super) peer: PeerId,
-    pub(super) merged: bool,
-    pub(super) bytes: u64,
+    /// Why its update was not merged, if it was not.
+    pub(super) reason: Option<Reason>,
+    /// Bytes of its update, if that was pinned.
+    pub(super) bytes: Option<u64>,
     pub(super) seconds: Option<f32>,
+}
+
+/// A point for everybody of whom the close speaks, ordered by peer.
+fn points(opened_at: Option<u64>, cutoff: &Cutoff, close: &Close) -> Vec<Point> {
+    let merged = close.accepted.iter().map(|share| (share.peer, None));
+    let excluded = close.excluded.iter().map(|exclusion| (exclusion.peer, Some(exclusion.reason)));
+    let mut points: Vec<Point> = merged
+        .chain(excluded)
+        .map(|(peer, reason)| {
+            let at = cutoff.pinned.binary_search_by_key(&peer, |pinned| pinned.peer).ok();
+            let pinned = at.map(|at| &cutoff.pinned[at]);
+            let received = pinned.map(|pinned| pinned.received_at.0);
+            let seconds = opened_at.zip(received).map(|(from, to)| seconds(from, to) as f32);
+            Point { peer, reason, bytes: pinned.map(|pinned| pinned.update.size), seconds }
+        })
+        .collect();
+    points.sort_unstable_by_key(|point| point.peer);
+    points
 }
 
 fn seconds(from: u64, to: u64) -> f64 {
     to.saturating_sub(from) as f64 / 1000.0
-}
-
-fn seconds_f32(from: u64, to: u64) -> f32 {
-    seconds(from, to) as f32
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {

@@ -75,8 +75,9 @@ impl Run {
     pub async fn load(bucket: Bucket, id: &Digest, poll: Duration) -> anyhow::Result<Self> {
         let object = bucket.get(&RunKey::Manifest.to_string(), Manifest::MAX_BYTES).await.map_err(
             |error| match error {
-                error @ BucketError::NotFound { .. } => anyhow::Error::from(error)
-                    .context("no run here; is [run] the bucket that `brigade run create` wrote to?"),
+                error @ BucketError::NotFound { .. } => anyhow::Error::from(error).context(
+                    "no run here; run.bucket and run.prefix must be what `brigade run create` wrote to",
+                ),
                 error => anyhow::Error::from(error).context("the run's bucket cannot be read ([run])"),
             },
         )?;

@@ -84,19 +84,9 @@ impl App {
         self.past.as_ref().or(self.overview.as_ref()?.newest.as_ref())
     }
 
-    /// The rows of the window that is shown, in order. Those of a window that has no verdict yet have the weights of the one before.
+    /// The rows of the window that is shown, in order.
     pub(super) fn rows(&self) -> Vec<Row> {
         let mut rows = self.window().map(|window| window.peers.clone()).unwrap_or_default();
-        let before =
-            self.overview.as_ref().filter(|_| self.past.is_none()).and_then(|seen| seen.last_closed.as_ref());
-        if let Some(before) = before {
-            for row in rows.iter_mut().filter(|row| row.weight.is_none()) {
-                let known = before.peers.iter().find(|known| known.peer == row.peer);
-                if let Some(known) = known {
-                    (row.weight, row.rating, row.credit) = (known.weight, known.rating, known.credit);
-                }
-            }
-        }
         let least = f64::NEG_INFINITY;
         match self.order {
             Order::Weight => {

@@ -46,7 +46,7 @@ fn title(overview: &Overview, app: &App) -> Vec<Line<'static>> {
         Span::raw(format!(
             "  run {}  {} parameters  ",
             overview.run.short(),
-            words::count(overview.parameters as f64)
+            words::parameters(overview.parameters)
         )),
     ];
     let Some(window) = app.window() else {

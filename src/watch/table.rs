@@ -76,6 +76,7 @@ fn sign(state: State) -> (&'static str, Color) {
         State::Delivered => ("●", Color::Blue),
         State::Training => ("…", Color::Reset),
         State::Excluded => ("✘", Color::Red),
+        State::Heard => ("✔", Color::Reset),
         State::Absent => ("–", Color::DarkGray),
     }
 }

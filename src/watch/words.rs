@@ -11,6 +11,11 @@ pub(super) fn count(number: f64) -> String {
     format!("{scaled:.digits$}{}", units[power as usize])
 }
 
+/// `72.7 B`, as models are called.
+pub(super) fn parameters(number: u64) -> String {
+    count(number as f64).replace('G', "B")
+}
+
 /// `1.2 MB`.
 pub(super) fn bytes(number: u64) -> String {
     let text = count(number as f64);

@@ -6,8 +6,10 @@
 #[path = "../../crates/bucket/tests/support/ceph.rs"]
 mod ceph;
 pub mod liar;
+pub mod moto;
 pub mod proxy;
 pub mod stores;
+pub mod synthetic;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -96,8 +96,8 @@ fn message(
             break;
         }
     }
-    let length = head.lines().filter_map(|line| line.split_once(": "));
-    let length = length.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).next_back();
+    let mut length = head.lines().filter_map(|line| line.split_once(": "));
+    let length = length.rfind(|(name, _)| name.eq_ignore_ascii_case("content-length"));
     let length: usize = length.map_or(0, |(_, value)| value.trim().parse().unwrap());
     let mut body = vec![0; if has_no_body { 0 } else { length }];
     from.read_exact(&mut body)?;

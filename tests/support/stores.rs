@@ -1,4 +1,4 @@
-//! The stores that the tests run against: the embedded server, and Ceph's RADOS gateway.
+//! The stores that the tests run against: the embedded server, Ceph's RADOS gateway, and moto.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -10,11 +10,13 @@ use brigade_bucket::{BucketAddress, BucketOptions, Credentials, Dialect};
 
 use super::PATIENCE;
 use super::ceph::{Ceph as Gateway, CephUser};
+use super::moto::Moto;
 
 /// A store with a bucket for the run and one for every participant, and keys as in production.
 pub enum Store {
     Embedded(Embedded),
     Ceph(Ceph),
+    Moto(Moto),
 }
 
 /// An access key and its secret.
@@ -43,6 +45,10 @@ impl Store {
         Self::Embedded(Embedded::default())
     }
 
+    pub fn moto() -> Self {
+        Self::Moto(Moto::default())
+    }
+
     pub fn ceph() -> Self {
         Self::Ceph(Ceph::default())
     }
@@ -52,6 +58,7 @@ impl Store {
         match self {
             Self::Embedded(store) => store.open(dir, names),
             Self::Ceph(store) => store.open(names),
+            Self::Moto(store) => store.open(names),
         }
     }
 
@@ -59,6 +66,7 @@ impl Store {
         match self {
             Self::Embedded(store) => &store.endpoint,
             Self::Ceph(store) => &store.endpoint,
+            Self::Moto(store) => &store.endpoint,
         }
     }
 
@@ -66,6 +74,7 @@ impl Store {
         match self {
             Self::Embedded(store) => &store.keys[name],
             Self::Ceph(store) => &store.keys[name],
+            Self::Moto(store) => &store.keys[name],
         }
     }
 
@@ -74,6 +83,7 @@ impl Store {
         let dialect = match self {
             Self::Embedded(_) => "embedded",
             Self::Ceph(_) => "ceph",
+            Self::Moto(_) => "minio",
         };
         format!(
             "endpoint = \"{}\"\nbucket = \"{bucket}\"\ndialect = \"{dialect}\"\n{}",

@@ -26,7 +26,9 @@ use bytes::Bytes;
 use crate::config::Participant;
 use crate::events::{Event, Reporter};
 use crate::identity::Identity;
+use crate::metrics;
 use crate::roles::follow::{Follower, Pace, follow};
+use crate::roles::start;
 use crate::run::Run;
 use crate::run::checkpoint::{self, Contents};
 use crate::run::outer::Outer;
@@ -53,9 +55,8 @@ struct Aggregator {
 /// When the configuration is wrong, another aggregator has taken over, or the store fails for good.
 pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) -> anyhow::Result<()> {
     let identity = Identity::load(&settings.identity)?;
-    let bucket = settings.open_run()?;
-    bucket.probe().await?;
-    let run = Run::load(bucket, &settings.run_id, settings.poll()).await?;
+    let run = start::run(&settings, true).await?;
+    metrics::follow(&run);
     anyhow::ensure!(
         run.manifest().aggregator.id == identity.id(),
         "the identity file is not that of the run's aggregator {}",

@@ -33,9 +33,11 @@ use crate::config::Participant;
 use crate::events::{Event, Reporter};
 use crate::identity::Identity;
 use crate::lab::attacks::{Attack, Cheat};
+use crate::metrics;
 use crate::roles::follow::{Follower, Pace, follow};
 use crate::roles::model::Model;
 use crate::roles::samples::{Samples, Ticket};
+use crate::roles::start;
 use crate::run::replica::{Desynchronised, Replica};
 use crate::run::{Run, is_transient, lobby};
 use crate::shutdown::Shutdown;
@@ -67,9 +69,10 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> anyhow::Result<()> {
     let identity = Identity::load(&settings.identity)?;
-    let own = settings.open_own()?;
-    own.probe().await?;
-    let run = Run::load(settings.open_run()?, &settings.run_id, settings.poll()).await?;
+    let own = start::own(&settings).await?;
+    let run = start::run(&settings, false).await?;
+    metrics::count("own", &own);
+    metrics::follow(&run);
     let saver = Arc::new(Saver::new(Store::open(&settings.state, run.id())?, reporter));
     let samples = Samples::open(&run, &settings).await?;
     let model = shutdown.or(Model::start_training(run.manifest(), &settings.compute)).await??;

@@ -13,9 +13,11 @@ use bytes::Bytes;
 use crate::config::Participant;
 use crate::events::{Event, Reporter};
 use crate::identity::Identity;
+use crate::metrics;
 use crate::roles::follow::{Follower, Pace, follow};
 use crate::roles::model::Model;
 use crate::roles::samples::{Samples, batches};
+use crate::roles::start;
 use crate::run::replica::Replica;
 use crate::run::{Run, lobby};
 use crate::shutdown::Shutdown;
@@ -38,9 +40,10 @@ struct Validator {
 /// When the configuration is wrong, the manifest does not name this validator, or a bucket cannot be used.
 pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) -> anyhow::Result<()> {
     let identity = Identity::load(&settings.identity)?;
-    let own = settings.open_own()?;
-    own.probe().await?;
-    let run = Run::load(settings.open_run()?, &settings.run_id, settings.poll()).await?;
+    let own = start::own(&settings).await?;
+    let run = start::run(&settings, false).await?;
+    metrics::count("own", &own);
+    metrics::follow(&run);
     anyhow::ensure!(
         run.manifest().validator(&identity.id()).is_some(),
         "the run's manifest does not name validator {}; ask its operator",

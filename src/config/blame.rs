@@ -1,9 +1,17 @@
 //! Which setting an error of a bucket is about.
+//!
+//! An error of a bucket names the bucket; a person needs the line of the file.
 
 use brigade_bucket::BucketError;
 
+/// An error of the bucket of section `section` behind what to do about it.
+pub fn blame(section: &str, error: BucketError) -> anyhow::Error {
+    let (_, remedy) = explain(section, &error);
+    anyhow::Error::from(error).context(format!("[{section}] does not work; {remedy}"))
+}
+
 /// What was looked at, and what to do, by an error of the bucket of section `section` (`run`, `bucket`, `bucket.reader`).
-pub(super) fn explain(section: &str, error: &BucketError) -> (&'static str, String) {
+pub fn explain(section: &str, error: &BucketError) -> (&'static str, String) {
     let keys = format!("{section}.access_key_id and {section}.secret_access_key");
     // The reader's section holds keys only: where the bucket is stands in the one above it.
     let place = section.split('.').next().unwrap_or(section);
@@ -16,7 +24,9 @@ pub(super) fn explain(section: &str, error: &BucketError) -> (&'static str, Stri
         BucketError::InvalidCredentials { .. } => ("keys", format!("correct {keys}")),
         BucketError::Denied { .. } => (
             "permissions",
-            format!("allow it in the policy of the key of [{section}] (bucket-layout.md §10)"),
+            format!(
+                "correct {place}.bucket, or allow it in the policy of the key of [{section}] (bucket-layout.md §10)"
+            ),
         ),
         BucketError::NoSuchBucket { .. } => {
             ("bucket", format!("create it, or correct {place}.bucket, {place}.region or {place}.endpoint"))
