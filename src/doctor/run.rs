@@ -31,25 +31,40 @@ pub(super) async fn load(
             Ok(run)
         }
         Err(error) => {
-            let said = format!("{error:#}");
-            let cause = error.chain().find_map(|cause| cause.downcast_ref::<BucketError>());
-            let (check, remedy) = match cause {
-                Some(BucketError::NotFound { .. }) => (
-                    "manifest",
-                    "correct run.bucket or run.prefix, or ask the operator for the run's URL".to_owned(),
-                ),
-                Some(error) => explain("run", error),
-                None if said.contains("run_id") => (
-                    "run_id",
-                    "set run_id to the one that the operator gave out, or correct run.bucket".to_owned(),
-                ),
-                None => (
-                    "manifest",
-                    "do not take part: this is not what the operator signed; tell the operator".to_owned(),
-                ),
-            };
-            Err(found.bad(check, said, remedy))
+            let (check, remedy) = mend(&error);
+            Err(found.bad(check, format!("{error:#}"), remedy))
         }
+    }
+}
+
+/// What a manifest that cannot be had is about, and what to do.
+fn mend(error: &anyhow::Error) -> (&'static str, String) {
+    if let Some(error) = error.chain().find_map(|cause| cause.downcast_ref::<BucketError>()) {
+        return match error {
+            BucketError::NotFound { .. } => (
+                "manifest",
+                "correct run.bucket or run.prefix, or ask the operator for the run's URL".to_owned(),
+            ),
+            error => explain("run", error),
+        };
+    }
+    let said = format!("{error:#}");
+    let newer = |text: &str| ("manifest", format!("{text}, and `brigade --version` tells which is here"));
+    match error.downcast_ref::<brigade_protocol::Error>() {
+        Some(brigade_protocol::Error::Manifest { field, .. }) if field == "version" => {
+            newer("upgrade brigade on this machine: the run was created by a later one")
+        }
+        // No version of its own: a term that a later program of the same format has.
+        Some(brigade_protocol::Error::Json { .. }) if said.contains("unknown field") => {
+            newer("upgrade brigade on this machine if the run's operator has a later one")
+        }
+        _ if said.contains("run_id") => {
+            ("run_id", "set run_id to the one that the operator gave out, or correct run.bucket".to_owned())
+        }
+        _ => (
+            "manifest",
+            "do not take part: this is not what the operator signed; tell the operator".to_owned(),
+        ),
     }
 }
 
@@ -194,4 +209,36 @@ async fn news(
         found.good("last_update", format!("your update of window {before} was merged"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use brigade_protocol::{Envelope, Manifest, Record, SigningKey};
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct Later {
+        version: u32,
+        new_term: bool,
+    }
+
+    impl Record for Later {
+        const TYPE: &'static str = Manifest::TYPE;
+        const MAX_BYTES: u64 = Manifest::MAX_BYTES;
+    }
+
+    #[test]
+    fn who_meets_a_later_run_is_told_to_upgrade_and_not_to_suspect_anybody() {
+        for version in [1, 2] {
+            let later = Later { version, new_term: true };
+            let (envelope, _) = Envelope::sign(later, &SigningKey::from_seed(&[1; 32])).unwrap();
+            let (check, remedy) = mend(&envelope.open::<Manifest>().unwrap_err().into());
+            assert_eq!(check, "manifest");
+            assert!(remedy.contains("upgrade brigade"), "version {version}: {remedy}");
+        }
+        let (_, remedy) = mend(&anyhow::anyhow!("the signature does not hold"));
+        assert!(remedy.contains("do not take part"), "{remedy}");
+    }
 }
