@@ -136,6 +136,9 @@ impl Identity {
             age_secret_key: self.sealing.to_string().expose_secret().to_owned(),
         };
         let text = serde_json::to_string_pretty(&disk).expect("four strings are always JSON");
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(io)?;
+        }
         let mut options = std::fs::OpenOptions::new();
         options.write(true).create_new(true);
         #[cfg(unix)]

@@ -1,4 +1,4 @@
-//! A newcomer with the run's URL, a bucket and keys: from nothing to an accepted update with two commands.
+//! A newcomer with the run's URL, a bucket and keys: from nothing to an accepted update with the commands of README.md.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -10,7 +10,19 @@ use brigade::identity::Identity;
 use support::stores::Store;
 use support::{Terms, World};
 
-async fn is_in_with_two_commands(store: Store) {
+/// The commands with which README.md says that one takes part, for this newcomer: four at most.
+fn readme(run_url: &str, folder: &str) -> [Vec<String>; 3] {
+    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    let section = text.split("## Take part with your own bucket").nth(1).unwrap();
+    let block = section.split("```").nth(1).unwrap();
+    let mine = block.replace("RUN_URL", &format!("'{run_url}'")).replace("example-miner", "peer-miner-1");
+    let mine = mine.replace("--dir me", &format!("--dir {folder}")).replace("me/", &format!("{folder}/"));
+    let lines: Vec<Vec<String>> = mine.trim().lines().map(|line| shell_words::split(line).unwrap()).collect();
+    assert!(lines.len() <= 4 && lines.iter().all(|words| words[0] == "brigade"), "{lines:?}");
+    lines.into_iter().map(|words| words[1..].to_vec()).collect::<Vec<_>>().try_into().unwrap()
+}
+
+async fn is_in_as_readme_says(store: Store) {
     let mut world = World::new(store, 2, &Terms { windows: 3, ..Terms::default() });
     let folder = world.dir.path().join("newcomer");
     let (own, reader) = (world.store.pair("miner-1").clone(), world.store.pair("miner-1-reader").clone());
@@ -24,9 +36,9 @@ async fn is_in_with_two_commands(store: Store) {
         command
     };
 
-    let dir = folder.to_str().unwrap();
-    let join =
-        ["join", &run_url, "--dir", dir, "--bucket", "peer-miner-1", "--yes", "--allow-private-endpoints"];
+    let [join, doctor, train] = readme(&run_url, folder.to_str().unwrap());
+    let join: Vec<&str> =
+        join.iter().map(String::as_str).chain(["--yes", "--allow-private-endpoints"]).collect();
     let output = brigade(&join).stdin(Stdio::null()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -37,7 +49,12 @@ async fn is_in_with_two_commands(store: Store) {
         "{said}"
     );
 
-    let mut miner = brigade(&["miner", "--config", settings.to_str().unwrap()])
+    let doctor: Vec<&str> = doctor.iter().map(String::as_str).collect();
+    let said = brigade(&doctor).stdin(Stdio::null()).output().unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stdout));
+
+    let train: Vec<&str> = train.iter().map(String::as_str).collect();
+    let mut miner = brigade(&train)
         .envs([("BRIGADE_POLL_MILLISECONDS", "50"), ("BRIGADE_COMPUTE__THREADS", "1")])
         .stdin(Stdio::null())
         .spawn()
@@ -54,10 +71,10 @@ async fn is_in_with_two_commands(store: Store) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_the_embedded_server() {
-    is_in_with_two_commands(Store::embedded()).await;
+    is_in_as_readme_says(Store::embedded()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_ceph() {
-    is_in_with_two_commands(Store::ceph()).await;
+    is_in_as_readme_says(Store::ceph()).await;
 }

@@ -191,7 +191,9 @@ fn run_terms(args: RunArgs) -> anyhow::Result<()> {
         &made,
         &[
             format!("name the validators in {settings}, and change what you want otherwise"),
-            format!("brigade data prepare --config {settings} TEXT…"),
+            format!(
+                "brigade data prepare --config {settings} --input TEXT… --train-bpe 32000      # or --tokenizer FILE"
+            ),
             format!(
                 "brigade run create --config {settings}      # prints the run's URL: give it to whoever is to join"
             ),

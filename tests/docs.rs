@@ -1,0 +1,181 @@
+//! What the documentation says can be typed is understood, and every setting is in it.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use brigade::commands::Cli;
+use clap::{CommandFactory as _, Parser as _};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every page that a user reads, below `folder` too.
+fn pages() -> Vec<PathBuf> {
+    let mut pages =
+        vec![root().join("README.md"), root().join("bucket-layout.md"), root().join("terraform/README.md")];
+    let mut folders = vec![root().join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+        }
+    }
+    pages
+}
+
+/// The commands of a page: lines of fenced blocks, and code within the text, that begin with the program's name.
+fn commands(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut is_fenced = false;
+    // A line that ends with a backslash goes on in the next.
+    for line in text.replace("\\\n", " ").lines() {
+        let line = line.trim();
+        if line.starts_with("```") {
+            is_fenced = !is_fenced;
+        } else if is_fenced {
+            found.push(line.trim_start_matches("$ ").to_owned());
+        } else {
+            found.extend(line.split('`').skip(1).step_by(2).map(str::to_owned));
+        }
+    }
+    let is_ours = |line: &String| {
+        let line = line.trim_start_matches("target/release/");
+        line.strip_prefix("brigade ")
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '-'))
+    };
+    found.into_iter().filter(is_ours).collect()
+}
+
+/// What stands for itself in the text and is no value that the program would take.
+fn filled(words: Vec<String>) -> Vec<String> {
+    let run = format!("s3://a-run#{}", "01".repeat(32));
+    let fill = |word: String| match word.as_str() {
+        "RUN_URL" | "$RUN_URL" => run.clone(),
+        "W" | "N" => "3".into(),
+        "NAME=COUNT" => "sign_flip=1".into(),
+        "ADDRESS" => "127.0.0.1:9480".into(),
+        _ => word,
+    };
+    words.into_iter().map(fill).collect()
+}
+
+#[test]
+fn every_command_in_the_documentation_is_one() {
+    let mut wrong = Vec::new();
+    let mut number = 0;
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for command in commands(&text) {
+            // Without what a shell would do with the rest of the line; `…` and `|` leave the rest to the reader.
+            let line = command.split(" #").next().unwrap();
+            let line = line.split([';', '>', '<', '&']).next().unwrap();
+            // Labels that are hashed begin with the program's name too.
+            if line.ends_with(" v1") {
+                continue;
+            }
+            let optional = line.contains(" [");
+            let line = &line.replace(" [", " ").replace(']', "");
+            let is_placeholder =
+                |word: &str| word.len() > 2 && word.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+            let open_end = line.contains(['…', '|'])
+                || line.split(' ').any(is_placeholder)
+                || line.split(' ').next_back().is_some_and(|word| word.starts_with("--"));
+            let Some(words) = shell_words::split(line).ok().map(filled) else { continue };
+            let mut words = words;
+            words[0] = "brigade".into();
+            if open_end && !optional {
+                words
+                    .truncate(words.iter().position(|word| word.contains(['…', '|'])).unwrap_or(words.len()));
+            }
+            number += 1;
+            if let Err(error) = Cli::try_parse_from(&words) {
+                use clap::error::ErrorKind;
+                // A sentence may name a command without all that it needs.
+                let is_incomplete = matches!(
+                    error.kind(),
+                    ErrorKind::MissingRequiredArgument
+                        | ErrorKind::MissingSubcommand
+                        | ErrorKind::DisplayHelp
+                        | ErrorKind::DisplayVersion
+                        | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+                );
+                // What the reader is to fill in may be a value of any kind.
+                let is_left_open =
+                    open_end && matches!(error.kind(), ErrorKind::InvalidValue | ErrorKind::ValueValidation);
+                if !is_incomplete && !is_left_open {
+                    wrong.push(format!(
+                        "{}: {command}\n  {}",
+                        page.display(),
+                        error.to_string().lines().next().unwrap()
+                    ));
+                }
+            }
+        }
+    }
+    assert!(number > 80, "only {number} commands were found");
+    // Without libtorch some commands are not there.
+    if cfg!(feature = "torch") {
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}
+
+#[test]
+fn every_command_has_a_page_that_names_it() {
+    let texts: Vec<String> = pages().iter().map(|page| std::fs::read_to_string(page).unwrap()).collect();
+    for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+        let name = format!("brigade {}", command.get_name());
+        assert!(texts.iter().any(|text| text.contains(&name)), "`{name}` is in no page");
+    }
+}
+
+/// Names of the settings in a type's source: what serde reads.
+fn fields(source: &str, name: &str) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(root().join(source)).unwrap();
+    let body = text.split(&format!("pub struct {name} {{")).nth(1).unwrap();
+    let body = body.split("\n}").next().unwrap();
+    let lines = body.lines().filter_map(|line| line.trim().strip_prefix("pub "));
+    lines.filter_map(|line| line.split_once(':').map(|(name, _)| name.to_owned())).collect()
+}
+
+#[test]
+fn every_setting_is_documented() {
+    let text = std::fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    let settings = [
+        ("src/config/participant.rs", "Participant"),
+        ("src/config/participant.rs", "BucketSection"),
+        ("src/config/participant.rs", "Compute"),
+        ("src/config/run.rs", "RunSettings"),
+        ("src/config/run.rs", "ValidatorEntry"),
+        ("crates/bucket/src/server/config.rs", "ServerConfig"),
+    ];
+    let mut number = 0;
+    for (source, name) in settings {
+        for field in fields(source, name) {
+            let spelt =
+                [format!("`{field}`"), format!("[{field}]"), format!(".{field}]"), format!("{field} =")];
+            assert!(
+                spelt.iter().any(|spelt| text.contains(spelt)),
+                "{name}: `{field}` is not in docs/configuration.md"
+            );
+            number += 1;
+        }
+    }
+    let terms = std::fs::read_to_string(root().join("bucket-layout.md")).unwrap();
+    for name in ["Training", "Compression", "Outer", "Windows", "Scoring"] {
+        for field in fields("crates/protocol/src/manifest.rs", name) {
+            assert!(
+                terms.contains(&format!("`{field}`")) || terms.contains(&field),
+                "{name}: `{field}` is not in bucket-layout.md"
+            );
+            number += 1;
+        }
+    }
+    assert!(number > 60, "{number}");
+}
