@@ -90,7 +90,7 @@ fn two_hundred_peers_and_ten_thousand_windows() {
     assert!((4..=12).contains(&requests), "{requests}");
     assert_eq!(new["last_closed"]["window"], 9_999);
     let peak = watch.peak_mb();
-    println!(
+    eprintln!(
         "{looks} looks until all is read: at most {most} requests and {slowest:.3} s at one, {:.3} s at the first; \
          {requests} requests when a window is new; {peak:.0} MB",
         seconds(&first)

@@ -39,7 +39,7 @@ struct State {
 impl Synthetic {
     /// A run of `peers` miners that is in its window `windows − 1`, with three validators.
     pub fn start(peers: usize, windows: u64) -> Self {
-        let key = |number: usize| SigningKey::from_seed(&Digest::of(&number.to_le_bytes()).0);
+        let key = |number: usize| SigningKey::from_seed(&Digest::of(number.to_le_bytes()).0);
         let mut ids: Vec<PeerId> = (0..peers).map(|number| key(number + 100).peer_id()).collect();
         ids.sort_unstable();
         let validators: Vec<SigningKey> = (1..4).map(key).collect();
@@ -233,7 +233,7 @@ impl State {
             window,
             epoch: 1,
             previous_close: None,
-            seed: Digest::of(&window.to_le_bytes()),
+            seed: Digest::of(window.to_le_bytes()),
             opened_at: Timestamp(opened_at),
             deadline: Timestamp(opened_at + WINDOW_MS),
             roster: self.roster.0,
