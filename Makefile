@@ -16,7 +16,7 @@ export BRIGADE_TEST_PYTHON ?= $(CACHE)/test-python/bin/python
 FEATURES = $(if $(shell test -e "$(or $(LIBTORCH),.libtorch)/lib/libc10_cuda.so" && echo yes),--features cuda)
 
 .DEFAULT_GOAL := run
-.PHONY: help tools setup run dist dist-test test test-deps lint check-no-torch terraform bench fuzz deny clean
+.PHONY: help tools setup run dist dist-test test test-deps lint check-no-torch terraform book bench fuzz deny clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,12 @@ check-no-torch: tools ## the roles that neither train nor score build without li
 
 terraform: ## format, types and tests of terraform/, where Terraform is installed
 	@scripts/terraform.sh
+
+# Beside what is built, not in the tree.
+book: BOOK := $(abspath $(or $(CARGO_TARGET_DIR),target))/book
+book: tools ## the documentation as a book; needs mdBook
+	@if command -v mdbook >/dev/null; then $(PYTHON) scripts/book.py $(BOOK) && mdbook build $(BOOK) && echo "$(BOOK)/book/index.html"; \
+	else echo "mdBook is not installed; to build it (minutes): cargo install --locked mdbook" >&2; exit 1; fi
 
 bench: setup ## measure (ARGS="..." for `cargo bench`)
 	$(CARGO) bench $(FEATURES) $(ARGS)

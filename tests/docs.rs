@@ -179,3 +179,48 @@ fn every_setting_is_documented() {
     }
     assert!(number > 60, "{number}");
 }
+
+/// What a heading is linked by, as GitHub and mdBook make it.
+fn anchor(heading: &str) -> String {
+    let heading = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn every_link_leads_somewhere_and_every_page_is_in_the_contents() {
+    let mut wrong = Vec::new();
+    let mut linked = BTreeSet::new();
+    let mut pages = pages();
+    pages.extend([root().join("CONTRIBUTING.md"), root().join("CHANGELOG.md")]);
+    for page in &pages {
+        let text = std::fs::read_to_string(page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("http") || link.contains(' ') {
+                continue;
+            }
+            let (path, place) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
+            let Ok(target) = target.canonicalize() else {
+                wrong.push(format!("{}: {link} is not there", page.display()));
+                continue;
+            };
+            if page.ends_with("docs/SUMMARY.md") {
+                linked.insert(target.clone());
+            }
+            if place.is_empty() || target.is_dir() {
+                continue;
+            }
+            let text = std::fs::read_to_string(&target).unwrap();
+            if !text.lines().filter(|line| line.starts_with('#')).any(|line| anchor(line) == place) {
+                wrong.push(format!("{}: {link} has no such heading", page.display()));
+            }
+        }
+    }
+    for page in pages.iter().map(|page| page.canonicalize().unwrap()) {
+        if !linked.contains(&page) && !page.ends_with("docs/SUMMARY.md") {
+            wrong.push(format!("{} is not in docs/SUMMARY.md", page.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
