@@ -45,6 +45,9 @@ dist-test: ## unpack the release that `make dist` made, and train with nothing e
 test: setup test-deps lint check-no-torch terraform ## everything that must hold: format, lints, documentation, all tests
 	$(CARGO) test --workspace $(FEATURES)
 	@$(MAKE) --no-print-directory fuzz
+	@command -v terraform >/dev/null || command -v tofu >/dev/null || echo "not tried, as Terraform is not installed: tests/terraform.rs"
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+		echo "not tried, as Chromium is not installed: the browser of tests/screens.rs"
 
 test-deps: tools ## install what the tests compare against: Ceph's object store, a Python with boto3
 	@PYTHON="$(PYTHON)" scripts/test-deps.sh

@@ -32,9 +32,10 @@ if [ -n "$missing$browser" ]; then
         exit 1
     fi
     if [ "$root" != no ] && has apt-get; then
-        $root apt-get update -qq
+        # Once the system knows its packages, only what is missing is worth asking for them again.
+        if [ -n "$missing" ] || ! apt-cache show tmux >/dev/null 2>&1; then $root apt-get update -qq; fi
         # Ubuntu's package of that name only points to a snap.
-        if [ -n "$browser" ] && apt-cache show chromium 2>/dev/null | grep -q '^Filename:.*/chromium_[^/]*_amd64.deb' &&
+        if [ -n "$browser" ] && apt-cache show chromium 2>/dev/null | grep -q '^Filename:.*/chromium_[^/]*.deb' &&
             ! apt-cache show chromium 2>/dev/null | grep -q 'snap'; then
             missing="$missing $browser"
         fi

@@ -39,5 +39,5 @@ fn one_line(error: &anyhow::Error) -> String {
             line = format!("{line}: {cause}");
         }
     }
-    line.lines().collect::<Vec<_>>().join(" ")
+    terminal::plain(&line)
 }

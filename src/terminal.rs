@@ -20,6 +20,13 @@ pub fn log() -> impl Write {
     Log
 }
 
+/// What strangers wrote, without what a terminal would obey or what would turn the direction of the line.
+pub fn plain(text: &str) -> String {
+    let is_turn =
+        |c: char| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    text.chars().map(|c| if c.is_control() || is_turn(c) { ' ' } else { c }).collect()
+}
+
 struct Log;
 
 impl Write for Log {
@@ -30,5 +37,15 @@ impl Write for Log {
 
     fn flush(&mut self) -> io::Result<()> {
         io::stderr().lock().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_told_nothing_by_strangers() {
+        assert_eq!(plain("a\x1b[2Jb\n\u{9b}c\u{202e}d"), "a [2Jb  c d");
     }
 }

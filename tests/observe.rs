@@ -1,6 +1,6 @@
 //! Whoever looks at a run sees it as it is, and asks for little: of two hundred peers and ten thousand windows as of a few.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 mod support;
 
@@ -81,7 +81,8 @@ fn two_hundred_peers_and_ten_thousand_windows() {
     let loss = |line: &Value| line["loss"].as_f64().unwrap();
     assert!(loss(&history[0]) > 9.9 && loss(&history[history.len() - 1]) < 2.1);
     let idle = watch.look();
-    assert!(idle["look"]["requests"].as_u64().unwrap() <= 4, "{}", idle["look"]);
+    // Is the next window open, is this one cut off, who has delivered?
+    assert_eq!(idle["look"]["requests"], 3, "{}", idle["look"]);
 
     run.advance();
     let window = |seen: &Value| seen["newest"]["window"].as_u64().unwrap();
@@ -96,8 +97,6 @@ fn two_hundred_peers_and_ten_thousand_windows() {
         seconds(&first)
     );
     assert!(peak <= 200.0, "{peak} MB");
-    let cost = |kind: &str| new["cost"][kind].as_u64().unwrap();
-    assert!(cost("gets") + cost("heads") + cost("lists") <= run.requests());
 }
 
 #[tokio::test(flavor = "multi_thread")]

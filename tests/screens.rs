@@ -88,7 +88,7 @@ fn a_run_in_the_terminal() {
     terminal.press(&["Left"]);
     terminal.expect(&["past window 9998", "180 merged", "20 excluded", "closed after 19:40"]);
     terminal.press(&["s"]);
-    let screen = terminal.expect(&["by state", "late: 3 s after the deadline [2J"]);
+    let screen = terminal.expect(&["by state", "late: 3 s after the deadline  [2J 2J <img"]);
     assert!(screen.contains("✘ excluded"), "{screen}");
     terminal.press(&["PageUp"]);
     terminal.expect(&["past window 9988"]);
@@ -171,8 +171,13 @@ fn a_run_in_the_browser() {
     }
     let page = plain("#/window/9998");
     assert!(page.contains("late") && page.contains("3 s after the deadline"), "{page}");
+    // What a stranger wrote is text, and nothing else.
+    assert!(
+        page.contains("&lt;img src=x") && !page.contains("<img") && !page.contains("<title>owned"),
+        "{page}"
+    );
     let page = plain(&format!("#/peer/{}", run.peer(3)));
-    assert!(page.contains(&run.peer(3).to_string()), "{page}");
+    assert!(page.contains(&run.peer(3).to_string()) && page.contains("share of the reward"), "{page}");
 
     let shots = tempfile::tempdir().unwrap();
     for (name, size) in [("wide", "1400,1000"), ("phone", "390,844")] {

@@ -1,7 +1,7 @@
 //! No secret shows anywhere: not in logs however chatty, errors, prints, objects, saved state or the process list.
 
 #![cfg(feature = "torch")]
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 mod support;
 

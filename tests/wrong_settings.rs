@@ -1,7 +1,7 @@
 //! A miner with one setting wrong ends at once, with one line that names the setting.
 
 #![cfg(feature = "torch")]
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 mod support;
 
@@ -63,7 +63,7 @@ fn the_setting_is_named_at_once() {
         ("bucket", endpoint.as_str(), "http://127.0.0.1:9", &["bucket.endpoint"]),
         ("bucket", endpoint.as_str(), nobody, &["bucket.endpoint"]),
         ("bucket", "\"peer-miner-0\"", "\"peer-miner-1\"", &["[bucket]"]),
-        ("bucket", "\"embedded\"", "\"minio\"", &["bucket.dialect"]),
+        ("bucket", "\"embedded\"", "\"ceph\"", &["bucket.dialect"]),
         ("bucket", own.id.as_str(), "NOBODY", &["bucket.access_key_id"]),
         ("bucket", own.secret.as_str(), "wrong", &["bucket.secret_access_key"]),
         ("bucket", own.secret.as_str(), "file:nowhere", &["bucket.secret_access_key", "nowhere"]),

@@ -15,6 +15,9 @@ pub(super) struct Args {
     /// Where to serve the page. Whoever reaches it sees the run, and can change nothing.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9480")]
     listen: SocketAddr,
+    /// A name by which the page is asked for, beside `localhost` and addresses, as behind a proxy; may be given several times.
+    #[arg(long = "host", value_name = "NAME")]
+    hosts: Vec<String>,
 }
 
 /// Runs `brigade dashboard`.
@@ -30,8 +33,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
             // Whoever started this as a script wants to know where; a person too.
             let _ = super::answer(format_args!("http://{address}/"));
         };
+        let place = dashboard::Place { listen: args.listen, hosts: args.hosts.clone() };
         let served =
-            dashboard::run(observer, target.url(), args.listen, args.looker.every(), shutdown, ready).await;
+            dashboard::run(observer, target.url(), place, args.looker.every(), shutdown, ready).await;
         match served {
             Err(error) if error.is::<Stopped>() => Ok(()),
             served => served,

@@ -16,8 +16,8 @@ pub(super) struct Args {
     /// What the participant is; by the settings and the run's manifest when left out.
     #[arg(long, value_enum)]
     role: Option<Role>,
-    /// The most MiB that go up, and come down, to measure the line; 0 measures nothing.
-    #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u64).range(0..=1024))]
+    /// The most MiB that go up, and come down, at once to measure the line; 0 measures nothing.
+    #[arg(long, value_name = "MIB", default_value_t = 16, value_parser = clap::value_parser!(u64).range(0..=128))]
     line_mib: u64,
     /// Tell each finding as JSON, one object a line.
     #[arg(long)]

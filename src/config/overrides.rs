@@ -10,6 +10,10 @@ const PREFIX: &str = "BRIGADE_";
 /// Variables of the tests, which are no settings.
 const TESTS: &str = "BRIGADE_TEST_";
 
+/// Variables of the build, which may still be set where the program runs.
+const BUILD: [&str; 5] =
+    ["BRIGADE_BUILT_COMMIT", "BRIGADE_BUILT_TARGET", "BRIGADE_CACHE", "BRIGADE_COMMIT", "BRIGADE_TF_MIRROR"];
+
 /// A setting of the environment.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Override {
@@ -31,7 +35,8 @@ impl Override {
 /// a number, a truth value, a list or a quoted text in TOML is that; any other is text.
 pub(super) fn among(variables: impl IntoIterator<Item = (String, String)>) -> Vec<Override> {
     let setting = |(variable, text): (String, String)| {
-        let name = variable.strip_prefix(PREFIX).filter(|_| !variable.starts_with(TESTS))?;
+        let is_setting = !variable.starts_with(TESTS) && !BUILD.contains(&variable.as_str());
+        let name = variable.strip_prefix(PREFIX).filter(|_| is_setting)?;
         let path = name.to_lowercase().split("__").map(str::to_owned).collect();
         let value = toml::from_str::<Table>(&format!("v = {text}")).ok().filter(|table| table.len() == 1);
         let value = value.and_then(|mut table| table.remove("v")).unwrap_or(Value::String(text));
@@ -86,6 +91,7 @@ mod tests {
                 ("BRIGADE_BUCKET__BUCKET", "\"123\""),
                 ("BRIGADE_BUCKET__READER__ACCESS_KEY_ID", "env:KEY"),
                 ("BRIGADE_TEST_PYTHON", "python3"),
+                ("BRIGADE_CACHE", "/cache"),
                 ("HOME", "/"),
             ],
         );

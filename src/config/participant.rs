@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use brigade_bucket::admin::Admin;
 use brigade_bucket::{Access, Bucket, BucketAddress, BucketOptions, Credentials, Dialect};
 use brigade_protocol::Digest;
 use serde::{Deserialize, Serialize};
@@ -236,6 +237,15 @@ impl Participant {
         }
     }
 
+    /// The owner's view of a section, named `name`, in haste; nothing when its keys are the environment's.
+    ///
+    /// # Errors
+    /// When the address or a secret cannot be used.
+    pub fn admin(&self, section: &BucketSection, name: &str) -> anyhow::Result<Option<Admin>> {
+        let Some(keys) = self.keys_of(section, name)? else { return Ok(None) };
+        Ok(Some(Admin::open(&section.address(name)?, &keys, hasty())?))
+    }
+
     /// Which settings the environment has: setting and variable.
     pub fn from_environment(&self) -> &[(String, String)] {
         &self.from_environment
@@ -261,6 +271,11 @@ impl KeyPair {
         let secret = self.secret_access_key.resolve(&format!("{section}.secret_access_key"), folder)?;
         Ok(Credentials::new(id, secret, None)?)
     }
+}
+
+/// A dialect as the settings spell it.
+pub fn dialect_name(dialect: Dialect) -> String {
+    format!("{dialect:?}").to_lowercase()
 }
 
 impl BucketSection {
@@ -314,9 +329,9 @@ pub fn hasty() -> BucketOptions {
     BucketOptions {
         connect_timeout: Duration::from_secs(2),
         response_timeout: Duration::from_secs(15),
-        max_retries: 1,
-        retry_timeout: Duration::from_secs(5),
-        max_backoff: Duration::from_millis(500),
+        max_retries: 3,
+        retry_timeout: Duration::from_secs(4),
+        max_backoff: Duration::from_secs(1),
         ..BucketOptions::default()
     }
 }

@@ -9,7 +9,7 @@
 mod csv;
 mod server;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use brigade_protocol::Digest;
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 
 use crate::observe::{Observer, Overview};
 use crate::run::url::RunUrl;
@@ -28,7 +28,14 @@ use crate::watch::BUDGET;
 struct Shared {
     seen: RwLock<Arc<Seen>>,
     observer: Mutex<Observer>,
+    /// Visitors who may wait for a window of the past.
+    turns: Semaphore,
+    /// Names that the page is asked for by, beside addresses.
+    hosts: Vec<String>,
 }
+
+/// Visitors that wait for windows of the past at once.
+const TURNS: usize = 4;
 
 /// One look, ready to be sent.
 struct Seen {
@@ -72,30 +79,56 @@ impl Shared {
         Arc::clone(&self.seen.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Whether the page is served under the name in a `Host` header.
+    fn answers_to(&self, host: &str) -> bool {
+        let name = host
+            .rsplit_once(':')
+            .map_or(host, |(name, port)| if port.bytes().all(|b| b.is_ascii_digit()) { name } else { host });
+        let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        is_address
+            || name.eq_ignore_ascii_case("localhost")
+            || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+
     fn show(&self, seen: Seen) {
         *self.seen.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(seen);
     }
 }
 
-/// Serves the page at `address`, looking at the run every `every`, until somebody wants it to stop. `ready` is told where it is.
+/// Where the page is served.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The address to listen at.
+    pub listen: SocketAddr,
+    /// Names that it is asked for by, beside `localhost` and addresses.
+    pub hosts: Vec<String>,
+}
+
+/// Serves the page at `place`, looking at the run every `every`, until somebody wants it to stop. `ready` is told where it is.
 ///
 /// # Errors
 /// When the address cannot be listened at, or the first look fails.
 pub async fn run(
     mut observer: Observer,
     url: &RunUrl,
-    address: SocketAddr,
+    place: Place,
     every: Duration,
     shutdown: Shutdown,
     ready: impl FnOnce(SocketAddr),
 ) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(address)
+    let Place { listen, hosts } = place;
+    let listener = TcpListener::bind(listen)
         .await
-        .with_context(|| format!("cannot listen at {address}; --listen names another address or port"))?;
+        .with_context(|| format!("cannot listen at {listen}; --listen names another address or port"))?;
     shutdown.or(observer.look(BUDGET)).await??;
     let run = Served { url: url.clone(), every };
     let seen = Seen::of(observer.overview(), None, &run)?;
-    let shared = Arc::new(Shared { seen: RwLock::new(Arc::new(seen)), observer: Mutex::new(observer) });
+    let shared = Arc::new(Shared {
+        seen: RwLock::new(Arc::new(seen)),
+        observer: Mutex::new(observer),
+        turns: Semaphore::new(TURNS),
+        hosts,
+    });
     ready(listener.local_addr()?);
     let looking = tokio::spawn(look(Arc::clone(&shared), run));
     let stop = shutdown.clone();
@@ -110,10 +143,11 @@ async fn look(shared: Arc<Shared>, run: Served) {
     loop {
         tokio::time::sleep(run.every).await;
         let mut observer = shared.observer.lock().await;
-        let failure = observer.look(BUDGET).await.err().map(|error| format!("{error:#}"));
-        if let Some(failure) = &failure {
-            tracing::warn!("{failure}");
-        }
+        let failure = observer.look(BUDGET).await.err().map(|error| {
+            // Where the bucket is and what its server said is for the log.
+            tracing::warn!("{error:#}");
+            "the run's bucket does not answer as it should".to_owned()
+        });
         let seen = Seen::of(observer.overview(), failure, &run);
         drop(observer);
         match seen {

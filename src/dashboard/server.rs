@@ -48,12 +48,20 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/api/history.csv", get(history_csv))
         .route("/api/peers.csv", get(peers_csv))
         .route("/metrics", get(figures))
-        .layer(middleware::from_fn(guard))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
         .with_state(shared)
 }
 
-/// Headers that keep the page to itself.
-async fn guard(request: Request, next: Next) -> Response {
+/// Headers that keep the page to itself, and no answer for other sites' pages: those could spend the operator's requests, and by a name that leads here
+/// (DNS rebinding) read the run.
+async fn guard(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let is_foreign = request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site");
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let is_api = request.uri().path() != "/";
+    if is_api && is_foreign || !shared.answers_to(host) {
+        let said = "this name is not known here; `--host NAME` makes it known";
+        return (StatusCode::FORBIDDEN, said).into_response();
+    }
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_SECURITY_POLICY, POLICY);
@@ -94,6 +102,11 @@ async fn window(State(shared): State<Arc<Shared>>, Path(number): Path<u64>) -> R
     if let Some(window) = known {
         return as_json(window);
     }
+    // Each costs requests that somebody pays for: few wait, one at a time.
+    let Ok(_turn) = shared.turns.try_acquire() else {
+        return (StatusCode::TOO_MANY_REQUESTS, "too many ask for windows of the past; try again")
+            .into_response();
+    };
     match shared.observer.lock().await.window(number).await {
         Ok(Some(window)) => as_json(&window),
         Ok(None) => (StatusCode::NOT_FOUND, "no such window yet").into_response(),
@@ -117,8 +130,8 @@ async fn peer(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Re
     let Ok(peer) = name.parse::<PeerId>() else {
         return (StatusCode::BAD_REQUEST, "a peer is 64 hexadecimal digits").into_response();
     };
-    let moments = shared.observer.lock().await.peer(&peer);
     let overview = &shared.seen().overview;
+    let moments = overview.moments(&peer);
     let row = |window: &'_ Option<Window>| -> Option<Row> {
         window.as_ref()?.peers.iter().find(|row| row.peer == peer).cloned()
     };

@@ -15,7 +15,7 @@ use crate::run::Run;
 /// The first body; the next ones are eight times as long, while they go quickly.
 const FIRST_BYTES: usize = 256 << 10;
 /// A transfer that takes this long tells the line's rate.
-const LONG_ENOUGH_SECONDS: f64 = 0.5;
+const LONG_ENOUGH_SECONDS: f64 = 2.0;
 
 /// Bytes a second.
 struct Rates {
@@ -92,32 +92,71 @@ fn window_bytes(run: &Run, role: Role) -> (f64, f64) {
     }
 }
 
-async fn measure(bucket: &Bucket, most: usize) -> brigade_bucket::Result<Rates> {
-    let key = bucket.probe_key();
-    let measured = transfers(bucket, &key, most).await;
-    let deleted = bucket.delete(&key).await;
-    let rates = measured?;
-    deleted?;
-    Ok(rates)
+/// One transfer each way.
+struct Transfer {
+    bytes: f64,
+    up: f64,
+    down: f64,
 }
 
-async fn transfers(bucket: &Bucket, key: &str, most: usize) -> brigade_bucket::Result<Rates> {
+/// Sends and fetches bodies, each eight times as long as the one before, until one takes long enough or `most` is reached.
+async fn measure(bucket: &Bucket, most: usize) -> brigade_bucket::Result<Rates> {
     let mut size = FIRST_BYTES.min(most);
+    let mut before: Option<Transfer> = None;
     loop {
-        let mut body = vec![0; size];
-        // What repeats itself could be compressed on the way.
-        getrandom::fill(&mut body).unwrap_or_default();
-        let body = Bytes::from(body);
-        let begun = Instant::now();
-        bucket.put(key, body.clone()).await?;
-        let up = begun.elapsed().as_secs_f64();
-        if up < LONG_ENOUGH_SECONDS && size < most {
-            size = (size * 8).min(most);
-            continue;
+        // A key of its own each time: R2 takes one write a second of a key.
+        let key = bucket.probe_key();
+        let transferred = transfer(bucket, &key, size).await;
+        let deleted = bucket.delete(&key).await;
+        let transfer = transferred?;
+        deleted?;
+        let is_long =
+            transfer.up.min(transfer.down) >= LONG_ENOUGH_SECONDS || transfer.up >= 4.0 * LONG_ENOUGH_SECONDS;
+        if is_long || size >= most {
+            return Ok(rates(before.as_ref(), &transfer));
         }
-        let begun = Instant::now();
-        bucket.get(key, size as u64).await?;
-        let down = begun.elapsed().as_secs_f64();
-        return Ok(Rates { up: size as f64 / up.max(1e-6), down: size as f64 / down.max(1e-6) });
+        before = Some(transfer);
+        size = size.saturating_mul(8).min(most);
+    }
+}
+
+async fn transfer(bucket: &Bucket, key: &str, size: usize) -> brigade_bucket::Result<Transfer> {
+    let mut body = vec![0; size];
+    // What repeats itself could be compressed on the way.
+    getrandom::fill(&mut body).unwrap_or_default();
+    let begun = Instant::now();
+    bucket.put(key, Bytes::from(body)).await?;
+    let up = begun.elapsed().as_secs_f64();
+    let begun = Instant::now();
+    bucket.get(key, size as u64).await?;
+    Ok(Transfer { bytes: size as f64, up, down: begun.elapsed().as_secs_f64() })
+}
+
+/// Bytes a second of the longest transfer. What it takes beyond the one before tells more: each has the same way to go before its first
+/// byte, which on a far store is most of a short one's time.
+fn rates(before: Option<&Transfer>, last: &Transfer) -> Rates {
+    let rate = |of: fn(&Transfer) -> f64| {
+        let whole = last.bytes / of(last).max(1e-6);
+        match before {
+            Some(before) if of(last) > of(before) => {
+                whole.max((last.bytes - before.bytes) / (of(last) - of(before)))
+            }
+            _ => whole,
+        }
+    };
+    Rates { up: rate(|transfer| transfer.up), down: rate(|transfer| transfer.down) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_to_a_far_store_is_not_taken_for_a_slow_line() {
+        // 1 s until the first byte, then 10 MB/s up and 20 MB/s down.
+        let transfer = |bytes: f64| Transfer { bytes, up: 1.0 + bytes / 10e6, down: 1.0 + bytes / 20e6 };
+        let found = rates(Some(&transfer(256e3)), &transfer(2e6));
+        assert!((found.up / 10e6 - 1.0).abs() < 1e-9 && (found.down / 20e6 - 1.0).abs() < 1e-9);
+        assert!(rates(None, &transfer(2e6)).up < 2e6);
     }
 }

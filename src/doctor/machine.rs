@@ -126,40 +126,70 @@ fn memory(
     role: Role,
     is_cuda: bool,
 ) {
-    let Some(free) = available_memory() else {
-        return found.unknown("memory", "the system does not tell how much is free");
-    };
     let theta = 4 * manifest.model.num_parameters() as u64;
     let needed = match role {
         Role::Miner => {
             let setup = setup(manifest, Some((&patient.settings.compute, is_cuda)));
-            let device = if is_cuda { 0 } else { plan::memory(&setup).total() * setup.gpus };
-            plan::host_memory(&setup).total() + device
+            let device = plan::memory(&setup).total();
+            if is_cuda {
+                gpu_memory(found, device);
+            }
+            plan::host_memory(&setup).total() + if is_cuda { 0 } else { device * setup.gpus }
         }
-        // θ, the model's own copy of it, and one with an update added.
-        Role::Validator => 3 * theta,
-        // θ before and after, and the error feedback.
-        Role::Aggregator => 3 * theta,
+        // θ, the model's own copy of it, and one with an update added. An aggregator: θ before and after, and the error feedback.
+        Role::Validator | Role::Aggregator => 3 * theta,
     };
-    let said = format!("{} free, about {} needed", gib(free), gib(needed));
-    let remedy = "set compute.micro_batch lower or compute.recompute = \"all\" (`brigade plan` shows what that saves), or use a machine with more memory";
-    match (needed > free, needed > free / 10 * 9) {
-        (true, _) => drop(found.bad("memory", said, remedy)),
-        (_, true) => found.warn("memory", said, remedy),
+    let Some((total, free)) = host_memory() else {
+        return found.unknown("memory", "the system does not tell how much there is");
+    };
+    let said = format!("{} of {} free, about {} needed", gib(free), gib(total), gib(needed));
+    match (needed > total, needed > free) {
+        (true, _) => drop(found.bad("memory", said, LESS_MEMORY)),
+        // Perhaps it is this very role that has the rest.
+        (_, true) => {
+            found.warn("memory", said, "end what else uses it, unless that is this role already at work");
+        }
         _ => found.good("memory", said),
     }
 }
 
-/// Bytes that a new process may take: the system's, or what the control group still allows.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let available = line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10;
-    let number = |name: &str| -> Option<u64> {
-        std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(name)).ok()?.trim().parse().ok()
+const LESS_MEMORY: &str = "set compute.micro_batch lower or compute.recompute = \"all\" (`brigade plan` shows what that saves), or use a machine with more memory";
+
+/// Compares with what the driver says of the smallest GPU.
+fn gpu_memory(found: &mut Examination<'_>, needed: u64) {
+    let asked = std::process::Command::new("nvidia-smi")
+        .args(["--query-gpu=memory.total", "--format=csv,noheader,nounits"])
+        .output();
+    let text = asked.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let Some(total) = text.lines().filter_map(|line| line.trim().parse::<u64>().ok()).min() else {
+        return found.unknown("gpu_memory", "nvidia-smi does not tell how much the GPU has");
     };
-    let allowed = number("memory.max").map(|most| most.saturating_sub(number("memory.current").unwrap_or(0)));
-    Some(allowed.map_or(available, |allowed| allowed.min(available)))
+    let total = total << 20;
+    let said = format!("{} on a GPU, about {} needed", gib(total), gib(needed));
+    if needed > total {
+        found.bad("gpu_memory", said, LESS_MEMORY);
+    } else {
+        found.good("gpu_memory", said);
+    }
+}
+
+/// Bytes that the process may have at most, and those that are free now: the system's, or the control group's. Files that are only
+/// cached count as free.
+fn host_memory() -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = |name: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? << 10)
+    };
+    let (total, available) = (line("MemTotal:")?, line("MemAvailable:")?);
+    let group = |name: &str| std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(name)).ok();
+    let number = |name: &str| group(name)?.trim().parse::<u64>().ok();
+    let Some(most) = number("memory.max") else { return Some((total, available)) };
+    let cached = group("memory.stat").and_then(|text| {
+        text.lines().find_map(|line| line.strip_prefix("inactive_file "))?.trim().parse::<u64>().ok()
+    });
+    let used = number("memory.current").unwrap_or(0).saturating_sub(cached.unwrap_or(0));
+    Some((total.min(most), available.min(most.saturating_sub(used))))
 }
 
 fn disk(found: &mut Examination<'_>, manifest: &Manifest, state: &Path, role: Role, shards: u64) {

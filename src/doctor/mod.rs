@@ -25,6 +25,7 @@ use crate::config::{Participant, hasty};
 use crate::identity::Identity;
 use crate::init::Role;
 use crate::run::Run;
+use crate::terminal::plain;
 
 /// How a look at one thing ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -88,7 +89,8 @@ impl<'a> Examination<'a> {
     }
 
     fn add(&mut self, check: &'static str, outcome: Outcome, said: String, remedy: Option<String>) {
-        let said = said.lines().collect::<Vec<_>>().join(" ");
+        // Some of it is what strangers wrote.
+        let said = plain(&said);
         let finding = Finding { section: self.section, check, outcome, said, remedy };
         (self.tell)(&finding);
         self.findings.push(finding);
@@ -189,6 +191,6 @@ async fn own_bucket(
     found.section = "readers' key";
     let _ = store::reader(found, patient, &bucket).await;
     found.section = "your bucket";
-    store::lifecycle(found, patient.settings, false).await;
+    store::lifecycle(found, patient, false).await;
     Some(bucket)
 }

@@ -6,14 +6,14 @@ use brigade_bucket::{Bucket, BucketError, Dialect, ProbeStep};
 use bytes::Bytes;
 
 use super::{Examination, Patient, Stopped};
-use crate::config::{BucketSection, Participant, explain, hasty};
+use crate::config::{BucketSection, dialect_name, explain, hasty};
 use crate::init::Role;
 use crate::run::Run;
 
 /// The clock may be so far off before signatures are in danger (stores refuse at 15 minutes), in milliseconds.
-const WORST_CLOCK: u64 = 60_000;
+const WORST_CLOCK: u64 = 300_000;
 /// From here on it is worth a word: logs of several machines do not fit together any more.
-const BAD_CLOCK: u64 = 5_000;
+const BAD_CLOCK: u64 = 10_000;
 
 /// The server answers, it is the one that the settings speak of, the keys are good, and the clocks agree.
 pub(super) async fn reach(
@@ -39,7 +39,9 @@ fn clock(found: &mut Examination<'_>, bucket: &Bucket) -> Result<(), Stopped> {
     let way = if lead >= 0 { "ahead of" } else { "behind" };
     let said = format!("this machine's clock is {:.1} s {way} the store's", seconds.abs());
     let remedy = "set this machine's clock, for example with `timedatectl set-ntp true`";
-    match lead.unsigned_abs() {
+    // A slow first answer leaves much of it open.
+    let doubt = bucket.clock().uncertainty().map_or(0, |doubt| doubt.as_millis() as u64);
+    match lead.unsigned_abs().saturating_sub(doubt) {
         WORST_CLOCK.. => return Err(found.bad("clock", said, remedy)),
         BAD_CLOCK.. => found.warn("clock", said, remedy),
         _ => found.good("clock", said),
@@ -53,12 +55,11 @@ fn dialect(
     section: &str,
     settings: &BucketSection,
 ) -> Result<(), Stopped> {
-    let said = |dialect: Dialect| format!("{dialect:?}").to_lowercase();
-    let set = said(settings.dialect);
+    let set = dialect_name(settings.dialect);
     match bucket.recognised() {
         Some(seen) if seen == settings.dialect => found.good("dialect", format!("the store is {set}")),
         Some(seen) => {
-            let seen = said(seen);
+            let seen = dialect_name(seen);
             return Err(found.bad(
                 "dialect",
                 format!("the store answers as {seen} does, the settings say {set}"),
@@ -186,10 +187,10 @@ pub(super) async fn reader(
     const SECTION: &str = "bucket.reader";
     let opened = patient.settings.reader().and_then(|reader| {
         let address = patient.settings.own()?.address("bucket")?;
-        Ok(Bucket::open(&address, reader, hasty())?)
+        Ok((Admin::open(&address, &reader, hasty())?, Bucket::open(&address, reader, hasty())?))
     });
-    let bucket = match opened {
-        Ok(bucket) => bucket,
+    let (admin, bucket) = match opened {
+        Ok(opened) => opened,
         Err(error) => {
             return Err(found.bad("settings", format!("{error:#}"), "correct it in [bucket.reader]"));
         }
@@ -199,21 +200,26 @@ pub(super) async fn reader(
     }
     let key = own.probe_key();
     let told = match own.put(&key, Bytes::from_static(b"for readers")).await {
-        Ok(_) => reads_and_no_more(found, &bucket, &key).await,
+        Ok(_) => reads_and_no_more(found, &bucket, &admin, &key).await,
         Err(error) => Err(failed(found, "bucket", &error, "writing")),
     };
     let _ = own.delete(&key).await;
     told
 }
 
-async fn reads_and_no_more(found: &mut Examination<'_>, bucket: &Bucket, key: &str) -> Result<(), Stopped> {
+async fn reads_and_no_more(
+    found: &mut Examination<'_>,
+    bucket: &Bucket,
+    admin: &Admin,
+    key: &str,
+) -> Result<(), Stopped> {
     const SECTION: &str = "bucket.reader";
     if let Err(error) = bucket.get(key, 64).await {
         return Err(failed(found, SECTION, &error, "reading what the owner wrote"));
     }
     found.good("read", "others can read what you write");
     let remedy = "give others a key that reads and does nothing else: they all get this one";
-    match bucket.may_write(key).await {
+    match admin.may_write(key).await {
         Ok(false) => found.good("read_only", "it cannot write, as it must"),
         Ok(true) => {
             return Err(found.bad(
@@ -233,13 +239,16 @@ pub(super) async fn lobby(found: &mut Examination<'_>, patient: &Patient<'_>, ru
     let bucket = run.bucket();
     if role == Role::Aggregator {
         if promises(found, bucket, "run").await.is_ok() {
-            lifecycle(found, patient.settings, true).await;
+            lifecycle(found, patient, true).await;
         }
         return;
     }
     let Some(identity) = patient.identity else { return };
+    let Ok(Some(admin)) = patient.settings.admin(&patient.settings.run, "run") else {
+        return found.unknown("lobby", "what the environment's keys may write is not tried");
+    };
     let key = RunKey::Lobby(identity.id()).to_string();
-    match bucket.may_write(&key).await {
+    match admin.may_write(&key).await {
         Ok(true) => found.good("lobby", "you may ask to take part"),
         Ok(false) => {
             let said = format!("the key in [run] may not write {key}");
@@ -252,7 +261,7 @@ pub(super) async fn lobby(found: &mut Examination<'_>, patient: &Patient<'_>, ru
             return;
         }
     }
-    match bucket.may_write(&bucket.probe_key()).await {
+    match admin.may_write(&bucket.probe_key()).await {
         Ok(false) => found.good("least_privilege", "your key writes nothing else there"),
         Ok(true) => found.warn(
             "least_privilege",
@@ -264,16 +273,22 @@ pub(super) async fn lobby(found: &mut Examination<'_>, patient: &Patient<'_>, ru
 }
 
 /// What the bucket forgets by itself. Only some keys may see that.
-pub(super) async fn lifecycle(found: &mut Examination<'_>, settings: &Participant, is_run: bool) {
+pub(super) async fn lifecycle(found: &mut Examination<'_>, patient: &Patient<'_>, is_run: bool) {
+    let settings = patient.settings;
     let (section, name) = if is_run { (Ok(&settings.run), "run") } else { (settings.own(), "bucket") };
     let Ok(section) = section else { return };
     if section.dialect == Dialect::Embedded {
         return found.unknown("lifecycle", "`brigade serve` has no lifecycle rules");
     }
-    let (Ok(address), Ok(Some(keys))) = (section.address(name), settings.keys_of(section, name)) else {
-        return found.unknown("lifecycle", "the rules cannot be looked at with the environment's keys");
+    if section.dialect == Dialect::Minio {
+        return found.unknown(
+            "lifecycle",
+            "MinIO clears parts of uploads away by itself, and tells half of its rules",
+        );
+    }
+    let Ok(Some(admin)) = patient.settings.admin(section, name) else {
+        return found.unknown("lifecycle", "the rules are not looked at with the environment's keys");
     };
-    let Ok(admin) = Admin::open(&address, &keys, hasty()) else { return };
     let rules = match admin.lifecycle().await {
         Ok(rules) => rules,
         Err(BucketError::Denied { .. }) => {
@@ -281,13 +296,12 @@ pub(super) async fn lifecycle(found: &mut Examination<'_>, settings: &Participan
         }
         Err(_) => return found.unknown("lifecycle", "the store does not tell its lifecycle rules"),
     };
-    let whole = |prefix: &str| match address.prefix.as_str() {
-        "" => true,
-        own => own.starts_with(prefix.trim_end_matches('/')) || prefix.starts_with(own),
-    };
-    for (prefix, days) in rules.expire.iter().filter(|(prefix, _)| whole(prefix)) {
-        if is_run && !prefix.trim_start_matches(&address.prefix).trim_start_matches('/').starts_with("probe")
-        {
+    let own = if section.prefix.is_empty() { String::new() } else { format!("{}/", section.prefix) };
+    // A rule's prefix is plain text: it may end in the middle of a name.
+    let is_ours = |prefix: &str| own.starts_with(prefix) || prefix.starts_with(&own);
+    let is_probes = |prefix: &str| prefix.strip_prefix(&own).is_some_and(|rest| rest.starts_with("probe"));
+    for (prefix, days) in rules.expire.iter().filter(|(prefix, _)| is_ours(prefix)) {
+        if is_run && !is_probes(prefix) {
             let said = format!("objects under `{prefix}` are deleted after {days} days: the run needs them");
             found.bad("lifecycle", said, "take that rule away, or the run cannot be followed or audited");
             return;

@@ -216,11 +216,23 @@ pub fn of_overview(overview: &Overview) -> String {
             line.tokens_per_second,
         );
         text.gauge("brigade_merged_updates", "Updates in the newest delta.", Some(line.merged as f64));
-        text.gauge("brigade_update_bytes", "Bytes of the pinned updates.", Some(line.update_bytes as f64));
+        let help = "Bytes of all pinned updates of a window.";
+        text.gauge("brigade_run_update_bytes", help, Some(line.update_bytes as f64));
         text.gauge("brigade_delta_bytes", "Bytes of the newest delta.", Some(line.delta_bytes as f64));
     }
-    let limit = newest.map(|window| window.deadline.saturating_sub(window.opened_at) as f64 / 1000.0);
-    text.gauge("brigade_window_limit_seconds", "Seconds that a window may take.", limit);
+    if overview.history.is_empty() {
+        // Before the first close its opening counts, so that a run that never closes a window is noticed too.
+        let opened = newest.map(|window| window.opened_at as f64 / 1000.0);
+        text.gauge(
+            "brigade_last_close_timestamp_seconds",
+            "When the last window was closed, or opened.",
+            opened,
+        );
+    }
+    let limit = Some(overview.window_limit_seconds as f64);
+    text.gauge("brigade_window_limit_seconds", "Seconds that a window may take by the run's terms.", limit);
+    let over = Some(f64::from(u8::from(overview.is_over)));
+    text.gauge("brigade_run_over", "Whether the run's last window is closed.", over);
     let settled = overview.last_closed.as_ref().or(newest);
     let rows: Vec<_> =
         settled.into_iter().flat_map(|window| &window.peers).map(|row| (row.peer.to_string(), row)).collect();

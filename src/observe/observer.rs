@@ -1,6 +1,6 @@
 //! Following a run with a bounded number of requests at each look.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::newest_window;
 use super::plan::{next_to_fill, thin};
 use super::window::{Phase, Point, Records, State, Summary, Window};
-use crate::run::Run;
+use crate::run::{Run, is_transient};
 
 /// Windows that are kept with all their records, to be looked at again.
 const KEPT_WINDOWS: usize = 16;
@@ -34,6 +34,8 @@ pub struct Observer {
     kept: VecDeque<(u64, Held)>,
     rosters: VecDeque<(Digest, Arc<Roster>)>,
     history: BTreeMap<u64, Summary>,
+    /// Windows of the past that cannot be read: an operator has deleted them, or they are not what the aggregator signs.
+    gone: BTreeSet<u64>,
 }
 
 /// A window that is kept: what it was once it is closed, else the records that are there.
@@ -56,6 +58,10 @@ pub struct Overview {
     pub total_windows: Option<u64>,
     /// Tokens that one peer trains in a window.
     pub tokens_per_window: u64,
+    /// Seconds that a window may take by the run's terms.
+    pub window_limit_seconds: u64,
+    /// Whether the last window that it will have is closed.
+    pub is_over: bool,
     /// The time by the store's clock, milliseconds since the Unix epoch.
     pub now: Option<u64>,
     /// The newest window.
@@ -113,7 +119,14 @@ pub struct Look {
 impl Observer {
     /// Looks at `run` from now on. Asks nothing yet.
     pub fn new(run: Run) -> Self {
-        Self { run, newest: None, kept: VecDeque::new(), rosters: VecDeque::new(), history: BTreeMap::new() }
+        Self {
+            run,
+            newest: None,
+            kept: VecDeque::new(),
+            rosters: VecDeque::new(),
+            history: BTreeMap::new(),
+            gone: BTreeSet::new(),
+        }
     }
 
     /// The run.
@@ -139,7 +152,8 @@ impl Observer {
             thin(newest, &mut self.history);
         }
         let after = self.cost();
-        let missing = self.newest.map_or(0, |newest| next_to_fill(newest, &self.history, usize::MAX).len());
+        let missing =
+            self.newest.map_or(0, |newest| next_to_fill(newest, &self.history, &self.gone, usize::MAX).len());
         Ok(Look {
             requests: after.requests() - before.requests(),
             bytes: after.bytes - before.bytes,
@@ -189,8 +203,13 @@ impl Observer {
             _ => Held::Going(records),
         };
         self.kept.push_back((window, held));
-        if self.kept.len() > KEPT_WINDOWS {
-            self.kept.pop_front();
+        // Never those that are looked at first, however many others somebody leafs through.
+        let newest = self.newest.unwrap_or(window);
+        let is_old = |(number, _): &(u64, Held)| *number + 1 < newest && *number != window;
+        if self.kept.len() > KEPT_WINDOWS
+            && let Some(oldest) = self.kept.iter().position(is_old)
+        {
+            self.kept.remove(oldest);
         }
         read
     }
@@ -213,10 +232,11 @@ impl Observer {
         if records.verdict.is_none() {
             records.verdict = self.run.verdict(window).await?.map(|verdict| Arc::new(verdict.record));
         }
+        records.check_lengths()?;
         if records.verdict.is_some() && records.close.is_none() {
             records.close = self.run.close(window).await?.map(|close| Arc::new(close.record));
         }
-        Ok(())
+        records.check_lengths()
     }
 
     async fn roster(&mut self, digest: &Digest) -> anyhow::Result<Arc<Roster>> {
@@ -245,26 +265,38 @@ impl Observer {
 
     /// Reads lines of history, the most telling ones first.
     async fn fill(&mut self, newest: u64, most: usize) -> anyhow::Result<()> {
-        let wanted = next_to_fill(newest, &self.history, most);
+        let wanted = next_to_fill(newest, &self.history, &self.gone, most);
         let (run, tokens) = (&self.run, self.run.manifest().training.tokens_per_window());
         let lines = stream::iter(wanted).map(|window| async move {
-            let (open, cutoff, close) =
-                tokio::try_join!(run.open(window), run.cutoff(window), run.close(window))?;
-            let records = Records {
-                open: open.map(|open| Arc::new(open.record)),
-                cutoff: cutoff.map(|cutoff| Arc::new(cutoff.record)),
-                close: close.map(|close| Arc::new(close.record)),
-                ..Records::default()
+            let read = async {
+                let (open, cutoff, close) =
+                    tokio::try_join!(run.open(window), run.cutoff(window), run.close(window))?;
+                let records = Records {
+                    open: open.map(|open| Arc::new(open.record)),
+                    cutoff: cutoff.map(|cutoff| Arc::new(cutoff.record)),
+                    close: close.map(|close| Arc::new(close.record)),
+                    ..Records::default()
+                };
+                records.check_lengths()?;
+                anyhow::Ok(records.summary(tokens))
             };
-            anyhow::Ok(records.summary(tokens))
+            (window, read.await)
         });
         let lines: Vec<_> = lines.buffer_unordered(CONCURRENCY / RECORDS_OF_A_LINE).collect().await;
-        for line in lines {
-            if let Some(summary) = line? {
-                self.history.insert(summary.window, summary);
+        let mut failure = None;
+        for (window, line) in lines {
+            match line {
+                Ok(Some(summary)) => drop(self.history.insert(window, summary)),
+                Ok(None) => drop(self.gone.insert(window)),
+                // What passes is read at a later look.
+                Err(error) if is_transient(&error) => failure = failure.or(Some(error)),
+                Err(error) => {
+                    tracing::warn!("{error:#}");
+                    self.gone.insert(window);
+                }
             }
         }
-        Ok(())
+        failure.map_or(Ok(()), Err)
     }
 
     /// One window with all its records, also one from long ago.
@@ -305,6 +337,10 @@ impl Observer {
             parameters: manifest.model.num_parameters() as u64,
             total_windows: manifest.windows.total,
             tokens_per_window: manifest.training.tokens_per_window(),
+            window_limit_seconds: manifest.windows.train_seconds + manifest.windows.score_seconds,
+            is_over: newest.as_ref().is_some_and(|newest| {
+                newest.phase == Phase::Closed && manifest.windows.is_over(newest.window + 1)
+            }),
             now: self.run.bucket().clock().now().map(|now| now.0),
             newest,
             last_closed,
@@ -312,10 +348,12 @@ impl Observer {
             cost: self.cost(),
         }
     }
+}
 
+impl Overview {
     /// The history of one peer, as far as it was read, oldest first.
-    pub fn peer(&self, peer: &PeerId) -> Vec<Moment> {
-        let moments = self.history.values().filter_map(|summary| {
+    pub fn moments(&self, peer: &PeerId) -> Vec<Moment> {
+        let moments = self.history.iter().filter_map(|summary| {
             let at = summary.points.binary_search_by_key(peer, |point| point.peer).ok()?;
             let Point { reason, bytes, seconds, .. } = summary.points[at];
             let state = if reason.is_none() { State::Merged } else { State::Excluded };

@@ -1,6 +1,6 @@
 //! Which windows of a long history to read, so that few tell most.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::window::Summary;
 
@@ -10,8 +10,13 @@ const SPREAD: u64 = 256;
 const RECENT: u64 = 64;
 
 /// The next windows to read, at most `most`: first the newest, then evenly spread ones, coarse before fine. Their distance is a power of two
-/// that grows with the run, so that what was read stays useful.
-pub(super) fn next_to_fill(newest: u64, held: &BTreeMap<u64, Summary>, most: usize) -> Vec<u64> {
+/// that grows with the run, so that what was read stays useful. `gone` are those that cannot be read.
+pub(super) fn next_to_fill(
+    newest: u64,
+    held: &BTreeMap<u64, Summary>,
+    gone: &BTreeSet<u64>,
+    most: usize,
+) -> Vec<u64> {
     let finest = finest(newest);
     let coarsest = finest * SPREAD;
     let strides = std::iter::successors(Some(coarsest), |stride| Some(stride / 2));
@@ -20,8 +25,10 @@ pub(super) fn next_to_fill(newest: u64, held: &BTreeMap<u64, Summary>, most: usi
     let recent = (newest.saturating_sub(RECENT)..newest).rev();
     let spread =
         strides.flat_map(|stride| (0..newest).step_by(usize::try_from(stride).unwrap_or(usize::MAX)));
-    let mut seen = std::collections::BTreeSet::new();
-    let wanted = recent.chain(spread).filter(|window| !held.contains_key(window) && seen.insert(*window));
+    let mut seen = BTreeSet::new();
+    let wanted = recent
+        .chain(spread)
+        .filter(|window| !held.contains_key(window) && !gone.contains(window) && seen.insert(*window));
     wanted.take(most).collect()
 }
 
@@ -36,7 +43,7 @@ pub(super) fn thin(newest: u64, held: &mut BTreeMap<u64, Summary>) {
 
 /// The distance of lines far from the newest.
 fn finest(newest: u64) -> u64 {
-    (newest / SPREAD).next_power_of_two().max(1)
+    newest.div_ceil(SPREAD).next_power_of_two()
 }
 
 #[cfg(test)]
@@ -45,12 +52,16 @@ mod tests {
 
     #[test]
     fn the_newest_come_first_and_the_rest_is_even() {
-        let none = BTreeMap::new();
-        assert_eq!(next_to_fill(0, &none, 9), Vec::<u64>::new());
-        assert_eq!(next_to_fill(3, &none, 9), [2, 1, 0]);
-        let all = next_to_fill(10_000, &none, usize::MAX);
+        let (none, all_there) = (BTreeMap::new(), BTreeSet::new());
+        assert_eq!(next_to_fill(0, &none, &all_there, 9), Vec::<u64>::new());
+        assert_eq!(next_to_fill(3, &none, &all_there, 9), [2, 1, 0]);
+        let all = next_to_fill(10_000, &none, &all_there, usize::MAX);
         assert!(all.len() as u64 <= RECENT + SPREAD, "{}", all.len());
         assert_eq!(all[..3], [9999, 9998, 9997]);
+        for newest in [1, 255, 256, 257, 300, 511, 512, 513, 100_000] {
+            let all = next_to_fill(newest, &none, &all_there, usize::MAX);
+            assert!(all.len() as u64 <= RECENT + SPREAD, "{newest}: {}", all.len());
+        }
         let mut spread = all[RECENT as usize..].to_vec();
         assert_eq!(spread[..2], [0, 8192]);
         spread.sort_unstable();

@@ -154,6 +154,23 @@ impl Window {
 }
 
 impl Records {
+    /// Refuses lists that are longer than any roster: what is kept of them would be as large as the aggregator likes.
+    pub(super) fn check_lengths(&self) -> anyhow::Result<()> {
+        let cutoff = self.cutoff.iter().flat_map(|cutoff| [cutoff.pinned.len(), cutoff.excluded.len()]);
+        let verdict = self
+            .verdict
+            .iter()
+            .flat_map(|verdict| [verdict.shares.len(), verdict.excluded.len(), verdict.scores.len()]);
+        let close = self.close.iter().flat_map(|close| [close.accepted.len(), close.excluded.len()]);
+        let longest = cutoff.chain(verdict).chain(close).max().unwrap_or(0);
+        anyhow::ensure!(
+            longest <= Roster::MAX_MEMBERS,
+            "a record of window {} lists {longest} participants, more than a run can have",
+            self.open.as_ref().map_or(0, |open| open.window)
+        );
+        Ok(())
+    }
+
     pub(super) fn phase(&self) -> Phase {
         match self {
             Self { close: Some(_), .. } => Phase::Closed,

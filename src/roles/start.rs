@@ -1,10 +1,11 @@
 //! The first requests of a role: what is set wrong is to show at once, and by its setting's name.
 //!
-//! They are made in haste, without the patience that a role has later: who has just started it still looks.
+//! They are made in haste, without the patience that a role has later: who has just started it still looks. What only time can mend is
+//! waited for all the same.
 
-use brigade_bucket::Bucket;
+use brigade_bucket::{Bucket, BucketError, Dialect};
 
-use crate::config::{BucketSection, ConfigError, Participant, blame, hasty};
+use crate::config::{BucketSection, ConfigError, Participant, blame, dialect_name, hasty};
 use crate::run::Run;
 
 /// The participant's own bucket: it keeps its promises, and others can read it and not write.
@@ -13,11 +14,15 @@ use crate::run::Run;
 /// Names the setting.
 #[cfg(feature = "torch")]
 pub(super) async fn own(settings: &Participant) -> anyhow::Result<Bucket> {
-    let bucket = settings.open_own_with(hasty())?;
-    bucket.probe().await.map_err(|error| blame("bucket", error))?;
-    check_dialect(&bucket, "bucket", settings.own()?)?;
-    check_reader(settings, &bucket).await?;
-    settings.open_own()
+    let (bucket, patient) = (settings.open_own_with(hasty())?, settings.open_own()?);
+    let tried = match bucket.probe().await {
+        Err(error) if passes(&error) => patient.probe().await,
+        tried => tried,
+    };
+    check_dialect(&bucket, "bucket", settings.own()?, tried.is_ok())?;
+    tried.map_err(|error| blame("bucket", error))?;
+    check_reader(settings, &patient).await?;
+    Ok(patient)
 }
 
 /// The run, in a bucket that can be read; one that only an aggregator writes also keeps its promises.
@@ -25,43 +30,73 @@ pub(super) async fn own(settings: &Participant) -> anyhow::Result<Bucket> {
 /// # Errors
 /// Names the setting.
 pub(super) async fn run(settings: &Participant, is_aggregator: bool) -> anyhow::Result<Run> {
-    let bucket = settings.open_run_with(hasty())?;
-    let tried = if is_aggregator { bucket.probe().await.map(|_| ()) } else { bucket.probe_read().await };
+    let (bucket, patient) = (settings.open_run_with(hasty())?, settings.open_run()?);
+    let tried = match probe(&bucket, is_aggregator).await {
+        Err(error) if passes(&error) => probe(&patient, is_aggregator).await,
+        tried => tried,
+    };
+    check_dialect(&bucket, "run", &settings.run, tried.is_ok())?;
     tried.map_err(|error| blame("run", error))?;
-    check_dialect(&bucket, "run", &settings.run)?;
-    Run::load(settings.open_run()?, &settings.run_id, settings.poll()).await
+    Run::load(patient, &settings.run_id, settings.poll()).await
 }
 
-/// A store that is another than the settings say works until it meets what only one of them does.
-fn check_dialect(bucket: &Bucket, section: &str, settings: &BucketSection) -> Result<(), ConfigError> {
-    let name = |dialect| serde_json::to_value(dialect).map(|name| name.to_string()).unwrap_or_default();
-    match bucket.recognised() {
-        Some(seen) if seen != settings.dialect => Err(ConfigError::Invalid {
-            field: format!("{section}.dialect"),
-            reason: format!("is {}, but the store answers as {} does", name(settings.dialect), name(seen)),
-        }),
-        _ => Ok(()),
+async fn probe(bucket: &Bucket, is_aggregator: bool) -> brigade_bucket::Result<()> {
+    if is_aggregator { bucket.probe().await.map(|_| ()) } else { bucket.probe_read().await }
+}
+
+/// Whether waiting may help: the store is there, and busy. R2 for one takes a write a second of a key.
+fn passes(error: &BucketError) -> bool {
+    error.is_transient() && !matches!(error, BucketError::Unreachable { .. })
+}
+
+/// A store that is another than the settings say explains why it does not work, and works until it meets what only one of them does. Ceph's ways
+/// are its own; of the others', while they work, a word is enough.
+fn check_dialect(
+    bucket: &Bucket,
+    section: &str,
+    settings: &BucketSection,
+    works: bool,
+) -> Result<(), ConfigError> {
+    let Some(seen) = bucket.recognised().filter(|seen| *seen != settings.dialect) else { return Ok(()) };
+    let (set, answers) = (dialect_name(settings.dialect), dialect_name(seen));
+    let reason = format!("is \"{set}\", but the store answers as {answers} does");
+    if !works || [seen, settings.dialect].contains(&Dialect::Ceph) {
+        return Err(ConfigError::Invalid { field: format!("{section}.dialect"), reason });
     }
+    tracing::warn!("{section}.dialect {reason}");
+    Ok(())
 }
 
 /// The key that others get reads what the owner writes, and writes nothing: everybody whom it is sealed to could do it.
 #[cfg(feature = "torch")]
 async fn check_reader(settings: &Participant, own: &Bucket) -> anyhow::Result<()> {
+    use brigade_bucket::admin::Admin;
+
     const SECTION: &str = "bucket.reader";
-    let reader = Bucket::open(&settings.own()?.address("bucket")?, settings.reader()?, hasty())?;
+    let (address, keys) = (settings.own()?.address("bucket")?, settings.reader()?);
+    let admin = Admin::open(&address, &keys, hasty())?;
+    let reader = Bucket::open(&address, keys, hasty())?;
     let key = own.probe_key();
     own.put(&key, bytes::Bytes::from_static(b"for readers")).await.map_err(|error| blame("bucket", error))?;
     let read = reader.get(&key, 64).await;
-    let may_write = reader.may_write(&key).await;
-    own.delete(&key).await.map_err(|error| blame("bucket", error))?;
-    read.map_err(|error| blame(SECTION, error))?;
+    let may_write = admin.may_write(&key).await;
+    let deleted = own.delete(&key).await;
+    match read {
+        Err(error) if !passes(&error) => return Err(blame(SECTION, error)),
+        _ => {}
+    }
+    deleted.map_err(|error| blame("bucket", error))?;
     match may_write {
-        Ok(false) => Ok(()),
         Ok(true) => Err(ConfigError::Invalid {
             field: SECTION.into(),
             reason: "this key can write; all who read your bucket get it, so make one that reads and does nothing else".into(),
         }
         .into()),
-        Err(error) => Err(blame(SECTION, error).context("trying to write with the readers' key")),
+        Ok(false) => Ok(()),
+        // It reads, which is what the run needs of it.
+        Err(error) => {
+            tracing::warn!("cannot find out whether the key in [{SECTION}] can write: {error}");
+            Ok(())
+        }
     }
 }

@@ -80,13 +80,13 @@ impl App {
     }
 
     /// The window that is shown.
-    pub(super) fn window(&self) -> Option<&Window> {
+    fn window(&self) -> Option<&Window> {
         self.past.as_ref().or(self.overview.as_ref()?.newest.as_ref())
     }
 
-    /// The rows of the window that is shown, in order.
-    pub(super) fn rows(&self) -> Vec<Row> {
-        let mut rows = self.window().map(|window| window.peers.clone()).unwrap_or_default();
+    /// The rows of a window, in order.
+    pub(super) fn rows(&self, window: Option<&Window>) -> Vec<Row> {
+        let mut rows = window.map(|window| window.peers.clone()).unwrap_or_default();
         let least = f64::NEG_INFINITY;
         match self.order {
             Order::Weight => {

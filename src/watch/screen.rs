@@ -9,14 +9,25 @@ use ratatui::widgets::{Block, Clear, Gauge, Paragraph};
 use super::app::App;
 use super::{chart, table, words};
 use crate::observe::{Overview, Phase, State, Window};
+use crate::terminal::plain;
 
 /// Below this many lines there is no room for curves.
 const ROOM_FOR_CURVES: u16 = 24;
 
 pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
-    let Some(overview) = app.overview.clone() else {
+    // Taken out and put back: it is large, and drawn twice a second.
+    let Some(overview) = app.overview.take() else {
         return frame.render_widget(Paragraph::new("reading the run…"), frame.area());
     };
+    lay_out(frame, &overview, app);
+    app.overview = Some(overview);
+    if app.has_help {
+        help(frame);
+    }
+}
+
+fn lay_out(frame: &mut Frame<'_>, overview: &Overview, app: &mut App) {
+    let window = app.past.clone().or_else(|| overview.newest.clone());
     let curves = if frame.area().height < ROOM_FOR_CURVES { 0 } else { frame.area().height / 3 };
     let [head, gauge, middle, peers, foot] = Layout::vertical([
         Constraint::Length(2),
@@ -26,30 +37,27 @@ pub(super) fn draw(frame: &mut Frame<'_>, app: &mut App) {
         Constraint::Length(1),
     ])
     .areas(frame.area());
-    frame.render_widget(Paragraph::new(title(&overview, app)), head);
-    progress(frame, gauge, &overview, app);
+    frame.render_widget(Paragraph::new(title(overview, window.as_ref(), app)), head);
+    progress(frame, gauge, overview, window.as_ref());
     if curves > 0 {
-        charts(frame, middle, &overview, app);
+        charts(frame, middle, overview, app);
     }
-    table::draw(frame, peers, app);
-    frame.render_widget(Paragraph::new(footer(&overview, app)), foot);
-    if app.has_help {
-        help(frame);
-    }
+    table::draw(frame, peers, app, window.as_ref());
+    frame.render_widget(Paragraph::new(footer(overview, app)), foot);
 }
 
-fn title(overview: &Overview, app: &App) -> Vec<Line<'static>> {
+fn title(overview: &Overview, window: Option<&Window>, app: &App) -> Vec<Line<'static>> {
     let bold = Style::new().add_modifier(Modifier::BOLD);
     let total = overview.total_windows.map(|total| format!(" of {total}")).unwrap_or_default();
     let mut first = vec![
-        Span::styled(words::plain(&overview.name), bold),
+        Span::styled(plain(&overview.name), bold),
         Span::raw(format!(
             "  run {}  {} parameters  ",
             overview.run.short(),
             words::parameters(overview.parameters)
         )),
     ];
-    let Some(window) = app.window() else {
+    let Some(window) = window else {
         first.push(Span::raw("no window is open yet"));
         return vec![Line::from(first)];
     };
@@ -88,8 +96,8 @@ fn news(overview: &Overview, window: &Window) -> String {
     parts.join("   ")
 }
 
-fn progress(frame: &mut Frame<'_>, area: Rect, overview: &Overview, app: &App) {
-    let Some(window) = app.window() else { return };
+fn progress(frame: &mut Frame<'_>, area: Rect, overview: &Overview, window: Option<&Window>) {
+    let Some(window) = window else { return };
     let seconds = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1000.0;
     let (ratio, label) = match (window.phase, overview.now, window.closed_at) {
         (Phase::Closed, _, Some(closed)) => {
@@ -124,7 +132,7 @@ fn charts(frame: &mut Frame<'_>, area: Rect, overview: &Overview, app: &App) {
 fn footer(overview: &Overview, app: &App) -> Line<'static> {
     let keys = "q quit  ←→ windows  ↑↓ peers  s sort  ? help";
     match &app.look {
-        Some(Err(error)) => Line::styled(words::plain(error), Style::new().fg(Color::Red)),
+        Some(Err(error)) => Line::styled(plain(error), Style::new().fg(Color::Red)),
         Some(Ok(look)) => {
             let missing =
                 if look.missing > 0 { format!(", {} lines to read", look.missing) } else { String::new() };

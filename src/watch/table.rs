@@ -9,7 +9,8 @@ use ratatui::widgets::{Block, Cell, Row as Line, Table};
 
 use super::app::App;
 use super::words;
-use crate::observe::{Row, State};
+use crate::observe::{Row, State, Window};
+use crate::terminal::plain;
 
 /// Columns, with their widths; what remains is for why an update was excluded.
 const COLUMNS: [(&str, u16); 9] = [
@@ -24,8 +25,8 @@ const COLUMNS: [(&str, u16); 9] = [
     ("loss", 6),
 ];
 
-pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, app: &mut App) {
-    let rows = app.rows();
+pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, app: &mut App, window: Option<&Window>) {
+    let rows = app.rows(window);
     let title = format!(" participants: {}, by {} ", rows.len(), app.order.name());
     let head = COLUMNS.iter().map(|(name, _)| *name).chain(["why not"]);
     let head = Line::new(head).style(Style::new().add_modifier(Modifier::BOLD));
@@ -49,7 +50,7 @@ fn line(row: &Row) -> Line<'static> {
         Role::Validator => "validator",
     };
     let why = match (row.reason, &row.detail) {
-        (Some(reason), Some(detail)) => format!("{}: {}", word(&reason), words::plain(detail)),
+        (Some(reason), Some(detail)) => format!("{}: {}", word(&reason), plain(detail)),
         _ if row.missed > 0 => format!("{} windows missed in a row", row.missed),
         _ => String::new(),
     };

@@ -29,11 +29,6 @@ pub(super) fn span(seconds: f64) -> String {
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
 }
 
-/// What strangers wrote, without what a terminal would obey.
-pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +42,5 @@ mod tests {
         }
         assert_eq!((bytes(12).as_str(), bytes(123_456).as_str()), ("12 B", "123 kB"));
         assert_eq!((span(187.4).as_str(), span(7387.0).as_str()), ("3:07", "2:03:07"));
-        assert_eq!(plain("a\x1b[2Jb\n"), "a [2Jb ");
     }
 }

@@ -14,6 +14,10 @@ use brigade_protocol::{
     Scoring, Share, SigningKey, Timestamp, Training, Validator, Verdict, Windows,
 };
 
+/// What a stranger would have a terminal, a browser or a spreadsheet do.
+pub const HOSTILE: &str =
+    "3 s after the deadline \u{1b}[2J\u{9b}2J\u{202e}<img src=x onerror=document.title='owned'>,\"=cmd()\"";
+
 /// When the first window opened, in milliseconds since the Unix epoch.
 const BEGUN: u64 = 1_790_000_000_000;
 /// From one window's opening to the next one's.
@@ -253,7 +257,7 @@ impl State {
 
     fn excluded(&self, window: u64) -> Vec<Exclusion> {
         let all = self.peers.iter().enumerate().filter(|(number, _)| Self::is_late(window, *number));
-        all.map(|(_, peer)| Exclusion::new(*peer, Reason::Late, "3 s after the deadline\u{1b}[2J")).collect()
+        all.map(|(_, peer)| Exclusion { peer: *peer, reason: Reason::Late, detail: HOSTILE.into() }).collect()
     }
 
     fn cutoff(&self, window: u64) -> Cutoff {

@@ -47,7 +47,8 @@ function span(seconds) {
 }
 const ticking = (seconds) => (seconds < 60 ? `${Math.max(0, Math.floor(seconds))}\u00a0s` : span(Math.floor(seconds)));
 function moment(ms) {
-  if (!isNumber(ms)) return document.createTextNode(NONE);
+  // Beyond that a date is none, and a stranger may have written any number.
+  if (!isNumber(ms) || Math.abs(ms) > 8.64e15) return document.createTextNode(NONE);
   const date = new Date(ms);
   return el("time", { datetime: date.toISOString(), title: date.toISOString(), class: "nowrap" },
     date.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium", hour12: false }));

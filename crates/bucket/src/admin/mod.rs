@@ -23,6 +23,9 @@ use brigade_protocol::{BucketAddress, Dialect};
 
 pub use policy::Grant;
 
+/// An ETag that no object has.
+const NOBODYS_ETAG: &str = "\"00000000000000000000000000000000\"";
+
 use crate::cause::{Aim, Cause};
 use crate::place::Place;
 use crate::{BucketError, BucketOptions, Credentials, Result};
@@ -144,6 +147,36 @@ impl Admin {
         sent.map(|_| ()).map_err(|error| self.error("(lifecycle)", &error))
     }
 
+    /// Whether the keys may write the object `key` (relative to the address's prefix), found out without writing it: the write demands a version
+    /// that is not there and has a hash that is not its own. Stores look at permissions first, then at these; some at one of them only, when there is no
+    /// such object.
+    ///
+    /// # Errors
+    /// [`BucketError::ConditionIgnored`] when the store wrote all the same; what it wrote is deleted if the keys allow that. Others but
+    /// [`BucketError::Denied`] as it says.
+    pub async fn may_write(&self, key: &str) -> Result<bool> {
+        let Place { bucket, prefix, origin, .. } = &self.place;
+        let path = if prefix.is_empty() { key.to_owned() } else { format!("{prefix}/{key}") };
+        let request = self.client.put_object().bucket(bucket).key(&path).body(Vec::new().into());
+        // The hash of the one byte `x`; the body is empty.
+        let request = request.content_md5("ndTkYSaMgDT1yFZOFVxnpg==").if_match(NOBODYS_ETAG);
+        let Err(error) = request.send().await else {
+            let _ = self.client.delete_object().bucket(bucket).key(&path).send().await;
+            let (bucket, endpoint) = (bucket.clone(), origin.clone());
+            return Err(BucketError::ConditionIgnored { bucket, endpoint, condition: "If-Match" });
+        };
+        let cause = failure::cause(&error);
+        match (cause.status, cause.code.as_deref()) {
+            (_, Some("BadDigest" | "InvalidDigest" | "PreconditionFailed" | "NoSuchKey"))
+            | (Some(412), _) => Ok(true),
+            _ => match self.named(key, cause) {
+                BucketError::Denied { .. } => Ok(false),
+                BucketError::NotFound { .. } => Ok(true),
+                error => Err(error),
+            },
+        }
+    }
+
     /// What the bucket forgets by itself, as far as rules say it in days; rules that are switched off are left out.
     ///
     /// # Errors
@@ -168,6 +201,19 @@ impl Admin {
             #[expect(deprecated, reason = "older servers answer with it")]
             let old = rule.prefix();
             let filter = rule.filter();
+            // A rule for some objects only, by tag or size, says nothing of ours.
+            let is_narrow = filter.is_some_and(|filter| {
+                let by_size = |less: Option<i64>, greater: Option<i64>| less.is_some() || greater.is_some();
+                filter.tag().is_some()
+                    || by_size(filter.object_size_less_than(), filter.object_size_greater_than())
+                    || filter.and().is_some_and(|and| {
+                        !and.tags().is_empty()
+                            || by_size(and.object_size_less_than(), and.object_size_greater_than())
+                    })
+            });
+            if is_narrow {
+                continue;
+            }
             let and = filter.and_then(|filter| filter.and()).and_then(|and| and.prefix());
             let prefix = filter.and_then(|filter| filter.prefix()).or(and).or(old).unwrap_or_default();
             if let Some(days) = rule.expiration().and_then(|expiration| expiration.days()) {

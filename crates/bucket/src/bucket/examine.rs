@@ -4,24 +4,9 @@ use bytes::Bytes;
 use futures::stream;
 
 use super::Bucket;
-use super::probe::NOBODYS_ETAG;
-use crate::{BucketError, Result};
+use crate::Result;
 
 impl Bucket {
-    /// Whether the keys may write the object `key`, found out without writing it: the write demands an ETag that no object
-    /// has. Stores look at permissions first.
-    ///
-    /// # Errors
-    /// [`BucketError::ConditionIgnored`] when the store wrote all the same; others but [`BucketError::Denied`] as it says.
-    pub async fn may_write(&self, key: &str) -> Result<bool> {
-        match self.update(key, Bytes::from_static(b"{}"), NOBODYS_ETAG).await {
-            Err(BucketError::Changed { .. } | BucketError::NotFound { .. }) => Ok(true),
-            Err(BucketError::Denied { .. }) => Ok(false),
-            Ok(_) => Err(self.ignored("If-Match")),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Writes an object as a multipart upload, however small it is, in parts of `part_size` bytes (5 MiB at least but for the
     /// last).
     ///
@@ -68,17 +53,13 @@ mod tests {
     #[tokio::test]
     async fn questions_have_answers_and_change_nothing() {
         let bucket = Bucket::in_memory("bucket");
-        assert!(bucket.may_write("lobby/absent").await.unwrap());
         let body = Bytes::from_static(b"what was written");
-        bucket.put("lobby/there", body.clone()).await.unwrap();
-        assert!(bucket.may_write("lobby/there").await.unwrap());
-        assert_eq!(bucket.get("lobby/there", 64).await.unwrap().bytes, body);
         let key = bucket.probe_key();
         bucket.put_in_parts(&key, body.clone(), 5).await.unwrap();
         bucket.check_range(&key, &body).await.unwrap();
         assert!(bucket.check_range(&key, b"what was not read").await.is_err());
         bucket.check_listed(&key).await.unwrap();
         assert!(bucket.check_listed("probe/another").await.is_err());
-        assert_eq!(bucket.list("", 10).await.unwrap().len(), 2);
+        assert_eq!(bucket.list("", 10).await.unwrap().len(), 1);
     }
 }

@@ -8,7 +8,7 @@ use super::{Bucket, Creation};
 use crate::{BucketError, Result};
 
 /// An ETag that no object has.
-pub(super) const NOBODYS_ETAG: &str = "00000000000000000000000000000000";
+const NOBODYS_ETAG: &str = "00000000000000000000000000000000";
 
 /// What a successful [`probe`](Bucket::probe) found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,7 +149,7 @@ impl Bucket {
         }
     }
 
-    pub(super) fn ignored(&self, condition: &'static str) -> BucketError {
+    fn ignored(&self, condition: &'static str) -> BucketError {
         let (bucket, endpoint) = (self.inner.name.clone(), self.inner.endpoint.clone());
         BucketError::ConditionIgnored { bucket, endpoint, condition }
     }

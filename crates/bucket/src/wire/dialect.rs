@@ -17,7 +17,7 @@ impl Recognised {
     /// Looks at one answer; what was recognised before stays.
     pub(crate) fn observe(&self, origin: &str, headers: &HeaderMap) {
         let mut known = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        *known = known.or_else(|| by_host(origin)).or_else(|| by_headers(headers));
+        *known = known.or_else(|| by_headers(headers)).or_else(|| by_host(origin));
     }
 }
 
@@ -25,7 +25,10 @@ impl Recognised {
 pub fn by_host(endpoint: &str) -> Option<Dialect> {
     let host = endpoint.split("://").last()?.split(['/', ':']).next()?;
     let ends = |end: &str| host == end || host.ends_with(&format!(".{end}"));
-    if ends("amazonaws.com") || ends("amazonaws.com.cn") {
+    // Amazon's other names there are machines and balancers of its customers, behind which any server may be.
+    let is_s3 = |label: &str| label == "s3" || label.starts_with("s3-") || label == "bucket";
+    let is_amazons = ends("amazonaws.com") || ends("amazonaws.com.cn");
+    if is_amazons && host.split('.').any(is_s3) {
         Some(Dialect::Aws)
     } else if ends("r2.cloudflarestorage.com") {
         Some(Dialect::R2)
@@ -65,7 +68,10 @@ mod tests {
     fn stores_are_known_by_their_hosts() {
         assert_eq!(by_host("https://0123.r2.cloudflarestorage.com"), Some(Dialect::R2));
         assert_eq!(by_host("https://s3.eu-central-1.amazonaws.com:443"), Some(Dialect::Aws));
+        assert_eq!(by_host("https://a-bucket.s3.us-east-1.amazonaws.com"), Some(Dialect::Aws));
         assert_eq!(by_host("https://amazonaws.com.example"), None);
+        assert_eq!(by_host("http://ec2-1-2-3-4.eu-west-1.compute.amazonaws.com:9000"), None);
+        assert_eq!(by_host("https://minio-123.eu-west-1.elb.amazonaws.com"), None);
         assert_eq!(by_host(""), None);
     }
 
