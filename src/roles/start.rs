@@ -15,11 +15,12 @@ use crate::run::Run;
 #[cfg(feature = "torch")]
 pub(super) async fn own(settings: &Participant) -> anyhow::Result<Bucket> {
     let (bucket, patient) = (settings.open_own_with(hasty())?, settings.open_own()?);
-    let tried = match bucket.probe().await {
+    let tried = bucket.probe().await;
+    check_dialect(&bucket, "bucket", settings.own()?, tried.is_ok())?;
+    let tried = match tried {
         Err(error) if passes(&error) => patient.probe().await,
         tried => tried,
     };
-    check_dialect(&bucket, "bucket", settings.own()?, tried.is_ok())?;
     tried.map_err(|error| blame("bucket", error))?;
     check_reader(settings, &patient).await?;
     Ok(patient)
@@ -31,11 +32,12 @@ pub(super) async fn own(settings: &Participant) -> anyhow::Result<Bucket> {
 /// Names the setting.
 pub(super) async fn run(settings: &Participant, is_aggregator: bool) -> anyhow::Result<Run> {
     let (bucket, patient) = (settings.open_run_with(hasty())?, settings.open_run()?);
-    let tried = match probe(&bucket, is_aggregator).await {
+    let tried = probe(&bucket, is_aggregator).await;
+    check_dialect(&bucket, "run", &settings.run, tried.is_ok())?;
+    let tried = match tried {
         Err(error) if passes(&error) => probe(&patient, is_aggregator).await,
         tried => tried,
     };
-    check_dialect(&bucket, "run", &settings.run, tried.is_ok())?;
     tried.map_err(|error| blame("run", error))?;
     Run::load(patient, &settings.run_id, settings.poll()).await
 }

@@ -113,6 +113,8 @@ impl Aim<'_> {
                 BucketError::Throttled { bucket, key, source }
             }
             (403, ..) => BucketError::Denied { bucket, key, source },
+            // What a server cannot do now it cannot do later.
+            (501, ..) | (_, "NotImplemented", _) => BucketError::Rejected { bucket, key, source },
             (409, ..) => BucketError::Conflict { bucket, key, source },
             (408, ..) | (500..=599, ..) | (_, "InternalError" | "RequestTimeout", _) => {
                 BucketError::Transient { bucket, key, source }
