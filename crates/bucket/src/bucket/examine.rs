@@ -21,7 +21,7 @@ impl Bucket {
     /// Checks that a part of the object `key`, which holds `body`, can be read alone.
     ///
     /// # Errors
-    /// [`BucketError::Incompatible`] when other bytes come; others as the server says.
+    /// [`BucketError::Incompatible`](crate::BucketError::Incompatible) when other bytes come; others as the server says.
     pub async fn check_range(&self, key: &str, body: &[u8]) -> Result<()> {
         let (from, to) = (body.len() / 3, body.len() - body.len() / 3);
         let part = self.get_range(key, from as u64..to as u64, None).await?;
@@ -35,7 +35,7 @@ impl Bucket {
     /// Checks that the object `key` is listed.
     ///
     /// # Errors
-    /// [`BucketError::Incompatible`] when it is not; others as the server says.
+    /// [`BucketError::Incompatible`](crate::BucketError::Incompatible) when it is not; others as the server says.
     pub async fn check_listed(&self, key: &str) -> Result<()> {
         let listed = self.list("probe", 10_000).await?;
         if listed.iter().any(|meta| meta.key == key) {
