@@ -60,6 +60,11 @@ pub fn signed<R: Record + Debug + PartialEq>(payload: &[u8]) -> Option<Signed<R>
     let stranger = PeerId([7; 32]);
     assert!(matches!(envelope.open_from::<R>(&stranger), Err(Error::Signer { .. })));
     let (opened, read) = (envelope.open::<R>(), serde_json::from_slice::<R>(payload));
+    if R::check_version(payload).is_err() {
+        // Whatever else it holds: a later program may have written it.
+        assert!(matches!(opened, Err(Error::Manifest { .. })), "opened, although its version is unknown");
+        return None;
+    }
     let Ok(record) = read else {
         assert!(matches!(opened, Err(Error::Json { .. })), "opened, although it is no record");
         return None;
