@@ -26,6 +26,7 @@
 //! | [`mod@run`] | a run as its bucket tells it |
 //! | `scoring` | what a window's updates do to the loss |
 //! | [`shutdown`] | the wish to stop |
+//! | `spelling` | values as the records spell them |
 //! | [`terminal`] | progress bars and log lines on one terminal |
 //! | [`throughput`] | how much of a device goes into the model |
 //! | [`version`] | which program this is |
@@ -56,6 +57,7 @@ pub mod run;
 #[cfg(feature = "torch")]
 mod scoring;
 pub mod shutdown;
+mod spelling;
 pub mod terminal;
 pub mod throughput;
 pub mod version;

@@ -7,7 +7,7 @@ mod run;
 mod secret;
 
 pub use blame::{blame, explain};
-pub use participant::{BucketSection, Compute, KeyPair, Participant, Recompute, dialect_name, hasty};
+pub use participant::{BucketSection, Compute, KeyPair, Participant, Recompute, hasty};
 pub use run::{ModelSection, RunSettings, ValidatorEntry};
 pub use secret::SecretRef;
 

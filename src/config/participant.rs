@@ -273,11 +273,6 @@ impl KeyPair {
     }
 }
 
-/// A dialect as the settings spell it.
-pub fn dialect_name(dialect: Dialect) -> String {
-    format!("{dialect:?}").to_lowercase()
-}
-
 impl BucketSection {
     /// Where the bucket is.
     ///

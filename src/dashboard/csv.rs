@@ -1,6 +1,7 @@
 //! Tables to download.
 
 use crate::observe::{Summary, Window};
+use crate::spelling::word;
 
 /// A field as RFC 4180 wants it. What a spreadsheet would take for a formula gets an apostrophe before it: peers write some of
 /// this.
@@ -19,11 +20,6 @@ fn line(fields: impl IntoIterator<Item = String>) -> String {
 /// A value, or nothing.
 fn some(value: Option<impl ToString>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
-}
-
-/// A value as the records spell it.
-fn word(value: &impl serde::Serialize) -> String {
-    serde_json::to_value(value).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 /// One line a closed window.

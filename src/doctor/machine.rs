@@ -72,7 +72,7 @@ fn libtorch(found: &mut Examination<'_>, compute: &Compute) -> bool {
         (false, 0, Some(driver)) => found.warn(
             "device",
             format!("the CPU; the machine has a GPU (driver {driver}) that libtorch does not see"),
-            "build with CUDA: `make setup CUDA=1`, then `make`",
+            "build with CUDA: `make setup CUDA=1`, then `make run` or `make dist`",
         ),
         (false, ..) => found.good("device", "the CPU"),
     }
@@ -82,7 +82,7 @@ fn libtorch(found: &mut Examination<'_>, compute: &Compute) -> bool {
 #[cfg(not(feature = "torch"))]
 fn libtorch(found: &mut Examination<'_>, _compute: &Compute) -> bool {
     let said = "this program was built without libtorch: it neither trains nor scores";
-    found.bad("libtorch", said, "build it with `make`, or use the release with libtorch in it");
+    found.bad("libtorch", said, "build it with `make run`, or use the release with libtorch in it");
     false
 }
 

@@ -6,9 +6,10 @@ use brigade_bucket::{Bucket, BucketError, Dialect, ProbeStep};
 use bytes::Bytes;
 
 use super::{Examination, Patient, Stopped};
-use crate::config::{BucketSection, dialect_name, explain, hasty};
+use crate::config::{BucketSection, explain, hasty};
 use crate::init::Role;
 use crate::run::Run;
+use crate::spelling::word;
 
 /// The clock may be so far off before signatures are in danger (stores refuse at 15 minutes), in milliseconds.
 const WORST_CLOCK: u64 = 300_000;
@@ -55,11 +56,11 @@ fn dialect(
     section: &str,
     settings: &BucketSection,
 ) -> Result<(), Stopped> {
-    let set = dialect_name(settings.dialect);
+    let set = word(&settings.dialect);
     match bucket.recognised() {
         Some(seen) if seen == settings.dialect => found.good("dialect", format!("the store is {set}")),
         Some(seen) => {
-            let seen = dialect_name(seen);
+            let seen = word(&seen);
             return Err(found.bad(
                 "dialect",
                 format!("the store answers as {seen} does, the settings say {set}"),

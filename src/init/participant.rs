@@ -9,6 +9,7 @@ use super::ask::Ask;
 use super::keys::{Keys, Which};
 use super::{Made, create, expect_none, identity, quoted};
 use crate::run::url::RunUrl;
+use crate::spelling::word;
 
 /// What a participant is to a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -194,9 +195,7 @@ impl Own {
 /// Lines of a bucket's section.
 pub(super) fn bucket_lines(address: &BucketAddress, keys: &Keys) -> String {
     let mut text = String::new();
-    let dialect = serde_json::to_value(address.dialect).ok();
-    let dialect = dialect.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default();
-    let _ = writeln!(text, "dialect = {}", quoted(dialect));
+    let _ = writeln!(text, "dialect = {}", quoted(&word(&address.dialect)));
     if let Some(endpoint) = &address.endpoint {
         let _ = writeln!(text, "endpoint = {}", quoted(endpoint));
     }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::gauge::Figures;
 use crate::observe::{Overview, State};
+use crate::spelling::word;
 
 /// A text that grows.
 #[derive(Default)]
@@ -252,11 +253,6 @@ pub fn of_overview(overview: &Overview) -> String {
         overview.cost.requests(),
     );
     text.0
-}
-
-/// A reason as the records spell it.
-fn word(reason: &brigade_protocol::Reason) -> String {
-    serde_json::to_value(reason).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 #[cfg(test)]

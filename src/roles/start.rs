@@ -5,8 +5,9 @@
 
 use brigade_bucket::{Bucket, BucketError, Dialect};
 
-use crate::config::{BucketSection, ConfigError, Participant, blame, dialect_name, hasty};
+use crate::config::{BucketSection, ConfigError, Participant, blame, hasty};
 use crate::run::Run;
+use crate::spelling::word;
 
 /// The participant's own bucket: it keeps its promises, and others can read it and not write.
 ///
@@ -14,16 +15,10 @@ use crate::run::Run;
 /// Names the setting.
 #[cfg(feature = "torch")]
 pub(super) async fn own(settings: &Participant) -> anyhow::Result<Bucket> {
-    let (bucket, patient) = (settings.open_own_with(hasty())?, settings.open_own()?);
-    let tried = bucket.probe().await;
-    check_dialect(&bucket, "bucket", settings.own()?, tried.is_ok())?;
-    let tried = match tried {
-        Err(error) if passes(&error) => patient.probe().await,
-        tried => tried,
-    };
-    tried.map_err(|error| blame("bucket", error))?;
-    check_reader(settings, &patient).await?;
-    Ok(patient)
+    let own = settings.open_own()?;
+    reach(&settings.open_own_with(hasty())?, &own, "bucket", settings.own()?, true).await?;
+    check_reader(settings, &own).await?;
+    Ok(own)
 }
 
 /// The run, in a bucket that can be read; one that only an aggregator writes also keeps its promises.
@@ -31,19 +26,30 @@ pub(super) async fn own(settings: &Participant) -> anyhow::Result<Bucket> {
 /// # Errors
 /// Names the setting.
 pub(super) async fn run(settings: &Participant, is_aggregator: bool) -> anyhow::Result<Run> {
-    let (bucket, patient) = (settings.open_run_with(hasty())?, settings.open_run()?);
-    let tried = probe(&bucket, is_aggregator).await;
-    check_dialect(&bucket, "run", &settings.run, tried.is_ok())?;
-    let tried = match tried {
-        Err(error) if passes(&error) => probe(&patient, is_aggregator).await,
-        tried => tried,
-    };
-    tried.map_err(|error| blame("run", error))?;
-    Run::load(patient, &settings.run_id, settings.poll()).await
+    let bucket = settings.open_run()?;
+    reach(&settings.open_run_with(hasty())?, &bucket, "run", &settings.run, is_aggregator).await?;
+    Run::load(bucket, &settings.run_id, settings.poll()).await
 }
 
-async fn probe(bucket: &Bucket, is_aggregator: bool) -> brigade_bucket::Result<()> {
-    if is_aggregator { bucket.probe().await.map(|_| ()) } else { bucket.probe_read().await }
+/// Tries a bucket in haste, and patiently where that may help; one that is `owned` must keep its promises, another be readable.
+async fn reach(
+    hasty: &Bucket,
+    patient: &Bucket,
+    section: &str,
+    settings: &BucketSection,
+    owned: bool,
+) -> anyhow::Result<()> {
+    let tried = probe(hasty, owned).await;
+    check_dialect(hasty, section, settings, tried.is_ok())?;
+    let tried = match tried {
+        Err(error) if passes(&error) => probe(patient, owned).await,
+        tried => tried,
+    };
+    tried.map_err(|error| blame(section, error))
+}
+
+async fn probe(bucket: &Bucket, owned: bool) -> brigade_bucket::Result<()> {
+    if owned { bucket.probe().await.map(|_| ()) } else { bucket.probe_read().await }
 }
 
 /// Whether waiting may help: the store is there, and busy. R2 for one takes a write a second of a key.
@@ -60,7 +66,7 @@ fn check_dialect(
     works: bool,
 ) -> Result<(), ConfigError> {
     let Some(seen) = bucket.recognised().filter(|seen| *seen != settings.dialect) else { return Ok(()) };
-    let (set, answers) = (dialect_name(settings.dialect), dialect_name(seen));
+    let (set, answers) = (word(&settings.dialect), word(&seen));
     let reason = format!("is \"{set}\", but the store answers as {answers} does");
     if !works || [seen, settings.dialect].contains(&Dialect::Ceph) {
         return Err(ConfigError::Invalid { field: format!("{section}.dialect"), reason });

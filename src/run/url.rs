@@ -7,6 +7,8 @@ use brigade_protocol::{BucketAddress, Dialect, Digest};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use crate::spelling::word;
+
 /// `s3://BUCKET[/PREFIX][?endpoint=URL&region=REGION&dialect=DIALECT]#RUN_ID`: what is left out is Amazon's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunUrl {
@@ -75,8 +77,8 @@ impl fmt::Display for RunUrl {
         if !prefix.is_empty() {
             write!(f, "/{prefix}")?;
         }
-        let dialect = serde_json::to_value(dialect).ok();
-        let dialect = dialect.as_ref().and_then(serde_json::Value::as_str).filter(|name| *name != "aws");
+        let dialect = word(dialect);
+        let dialect = Some(dialect.as_str()).filter(|name| *name != "aws");
         let region = Some(region.as_str()).filter(|region| *region != "us-east-1");
         let pairs = [("endpoint", endpoint.as_deref()), ("region", region), ("dialect", dialect)];
         let mut query = url::form_urlencoded::Serializer::new(String::new());

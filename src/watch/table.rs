@@ -10,6 +10,7 @@ use ratatui::widgets::{Block, Cell, Row as Line, Table};
 use super::app::App;
 use super::words;
 use crate::observe::{Row, State, Window};
+use crate::spelling::word;
 use crate::terminal::plain;
 
 /// Columns, with their widths; what remains is for why an update was excluded.
@@ -50,7 +51,7 @@ fn line(row: &Row) -> Line<'static> {
         Role::Validator => "validator",
     };
     let why = match (row.reason, &row.detail) {
-        (Some(reason), Some(detail)) => format!("{}: {}", word(&reason), plain(detail)),
+        (Some(reason), Some(detail)) => format!("{}: {}", spaced(&reason), plain(detail)),
         _ if row.missed > 0 => format!("{} windows missed in a row", row.missed),
         _ => String::new(),
     };
@@ -58,7 +59,7 @@ fn line(row: &Row) -> Line<'static> {
     let cells = [
         Cell::from(row.peer.short().to_string()),
         Cell::from(role),
-        Cell::from(Span::styled(format!("{sign} {}", word(&row.state)), Style::new().fg(colour))),
+        Cell::from(Span::styled(format!("{sign} {}", spaced(&row.state)), Style::new().fg(colour))),
         Cell::from(weight.map_or("–".to_owned(), |weight| format!("{weight:.2} %"))),
         Cell::from(number(row.rating, 1)),
         Cell::from(number(row.credit, 1)),
@@ -82,10 +83,7 @@ fn sign(state: State) -> (&'static str, Color) {
     }
 }
 
-/// The word of a value as the records spell it.
-fn word(value: &impl serde::Serialize) -> String {
-    serde_json::to_value(value)
-        .ok()
-        .and_then(|value| Some(value.as_str()?.replace('_', " ")))
-        .unwrap_or_default()
+/// The word of a value, for people.
+fn spaced(value: &impl serde::Serialize) -> String {
+    word(value).replace('_', " ")
 }

@@ -39,6 +39,7 @@ pub use table::table;
 use super::jobs;
 use super::text::Text;
 use crate::demo::plan;
+use crate::spelling::word;
 
 /// Numbers of sequences for which a row says how well they separate.
 const SEPARATED_BY: [usize; 6] = [2, 4, 8, 12, 16, 24];
@@ -202,12 +203,12 @@ pub fn name(attack: Option<Attack>) -> String {
 fn row(options: &Options, setting: &Setting, outcome: &Outcome, alone: f64) -> Row {
     let mut reasons = BTreeMap::new();
     for reason in outcome.reasons() {
-        *reasons.entry(word(reason)).or_insert(0) += 1;
+        *reasons.entry(word(&reason)).or_insert(0) += 1;
     }
     Row {
         attack: setting.attack,
         fraction: setting.cheats as f64 / options.peers as f64,
-        rule: word(options.gauntlet.rule),
+        rule: word(&options.gauntlet.rule),
         seed: setting.seed,
         loss: outcome.loss(),
         losses: outcome.losses.clone(),
@@ -221,15 +222,9 @@ fn row(options: &Options, setting: &Setting, outcome: &Outcome, alone: f64) -> R
         reasons,
         blamed: outcome
             .blamed()
-            .map(|(window, blamed)| format!("window {window}: {}, {}", word(blamed.reason), blamed.detail))
+            .map(|(window, blamed)| format!("window {window}: {}, {}", word(&blamed.reason), blamed.detail))
             .collect(),
     }
-}
-
-/// What records and settings call it.
-fn word(value: impl Serialize) -> String {
-    let value = serde_json::to_value(value).ok();
-    value.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
 }
 
 fn manifest(options: &Options, terms: &plan::Terms, vocab_size: u32) -> anyhow::Result<Manifest> {
