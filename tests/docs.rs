@@ -224,3 +224,38 @@ fn every_link_leads_somewhere_and_every_page_is_in_the_contents() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// Pairs of a command in a block of its own, and the block that follows it.
+fn shown(text: &str) -> Vec<(String, String)> {
+    let blocks: Vec<&str> = text.split("```").collect();
+    let pair = |triple: &[&str]| {
+        let [command, between, output] = triple else { unreachable!() };
+        let command = command.strip_prefix("sh\n")?.trim();
+        let output = output.strip_prefix('\n').filter(|_| between.trim().is_empty())?;
+        Some((command.to_owned(), output.trim_end().to_owned()))
+    };
+    // Blocks are every other part, and what lies between two of them is one part too.
+    (1..blocks.len().saturating_sub(2)).step_by(2).filter_map(|at| pair(&blocks[at..at + 3])).collect()
+}
+
+/// Commands that only compute print the same everywhere.
+#[test]
+fn what_pages_show_is_what_is_printed() {
+    let mut number = 0;
+    for page in pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for (command, expected) in shown(&text) {
+            let Some(words) = command.strip_prefix("brigade ") else { continue };
+            if !(words.starts_with("plan ") || words.starts_with("cost ")) {
+                continue;
+            }
+            let words = words.split_whitespace();
+            let output =
+                std::process::Command::new(env!("CARGO_BIN_EXE_brigade")).args(words).output().unwrap();
+            let printed = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(printed.trim_end(), expected, "{}: {command} prints\n{printed}", page.display());
+            number += 1;
+        }
+    }
+    assert!(number >= 3, "{number}");
+}

@@ -78,3 +78,32 @@ async fn on_the_embedded_server() {
 async fn on_ceph() {
     is_in_as_readme_says(Store::ceph()).await;
 }
+
+/// Nobody need know which S3 a store speaks: it is asked.
+#[test]
+fn an_unknown_store_says_itself_which_s3_it_speaks() {
+    for (mut store, dialect) in [(Store::embedded(), "embedded"), (Store::ceph(), "ceph")] {
+        let dir = tempfile::tempdir().unwrap();
+        store.open(dir.path(), &[]);
+        let endpoint = store.endpoint();
+        let init =
+            ["init", "run", "--name", "a run", "--bucket", "run", "--endpoint", endpoint, "--yes", "--dir"];
+        support::brigade(&init, &[&dir.path().join("op")]);
+        let text = std::fs::read_to_string(dir.path().join("op/run.toml")).unwrap();
+        assert!(text.contains(&format!("dialect = \"{dialect}\"")), "{text}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let nobody = [
+        "init",
+        "run",
+        "--name",
+        "a run",
+        "--bucket",
+        "run",
+        "--endpoint",
+        "http://127.0.0.1:1",
+        "--yes",
+        "--dir",
+    ];
+    support::brigade_fails(&nobody, &[&dir.path().join("op")], &["--dialect", "http://127.0.0.1:1"]);
+}

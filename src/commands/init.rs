@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use brigade_bucket::{BucketAddress, Dialect};
 use serde::Deserialize as _;
 
-use crate::init::{Made, Own, Participant, Role, Terms, whoever};
+use crate::init::{Made, Own, Participant, Role, Terms, by_asking, whoever};
 use crate::run::url::RunUrl;
 
 /// What to start.
@@ -76,7 +76,7 @@ struct Rest {
     /// Key prefix in it.
     #[arg(long)]
     prefix: Option<String>,
-    /// Which S3 its store speaks: aws, r2, ceph, minio, embedded.
+    /// Which S3 its store speaks: aws, r2, ceph, minio, embedded. The store is asked when left out.
     #[arg(long, value_parser = parse_dialect)]
     dialect: Option<Dialect>,
     /// The key that writes it, as env:NAME or file:PATH; the AWS environment's when left out and there is one.
@@ -119,9 +119,9 @@ pub(super) struct RunArgs {
     /// Key prefix in it.
     #[arg(long, default_value = "")]
     prefix: String,
-    /// Which S3 its store speaks: aws, r2, ceph, minio, embedded.
-    #[arg(long, value_parser = parse_dialect, default_value = "aws")]
-    dialect: Dialect,
+    /// Which S3 its store speaks: aws, r2, ceph, minio, embedded. The store is asked when left out.
+    #[arg(long, value_parser = parse_dialect)]
+    dialect: Option<Dialect>,
     /// The key that writes it, as env:NAME or file:PATH; the AWS environment's when left out and there is one.
     #[arg(long, value_name = "REFERENCE")]
     bucket_key_id: Option<String>,
@@ -168,7 +168,7 @@ fn make(role: Role, run: Option<RunUrl>, rest: Rest) -> anyhow::Result<()> {
         reader: [rest.reader_key_id, rest.reader_secret],
     };
     let run_keys = [rest.run_key_id, rest.run_secret];
-    let participant = Participant { role, run, run_keys, own, allow_private_endpoints };
+    let participant = Participant { role, run, run_keys, own, allow_private_endpoints, recognise: by_asking };
     let made = participant.make(&place.dir, &mut *whoever(place.yes))?;
     let mut steps = Vec::new();
     if role == Role::Validator {
@@ -177,14 +177,17 @@ fn make(role: Role, run: Option<RunUrl>, rest: Rest) -> anyhow::Result<()> {
             "the operator must name you when the run is created: id = \"{id}\", seal_to = \"{seal_to}\""
         ));
     }
-    steps.push(format!("brigade {} --config {}", role.name(), made.settings.display()));
+    let settings = made.settings.display();
+    steps.push(format!("brigade doctor --config {settings}"));
+    steps.push(format!("brigade {} --config {settings}", role.name()));
     tell(&made, &steps)
 }
 
 fn run_terms(args: RunArgs) -> anyhow::Result<()> {
     let RunArgs { place, name, preset, bucket, endpoint, region, prefix, dialect, .. } = args;
-    let bucket = BucketAddress { endpoint, region, bucket, prefix, dialect };
-    let terms = Terms { name, bucket, keys: [args.bucket_key_id, args.bucket_secret], preset };
+    let bucket = BucketAddress { endpoint, region, bucket, prefix, dialect: Dialect::Aws };
+    let keys = [args.bucket_key_id, args.bucket_secret];
+    let terms = Terms { name, bucket, dialect, recognise: by_asking, keys, preset };
     let made = terms.make(&place.dir, &mut *whoever(place.yes))?;
     let settings = made.settings.display();
     tell(

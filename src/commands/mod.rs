@@ -5,6 +5,7 @@ mod bench;
 #[cfg(feature = "torch")]
 mod bench_train;
 mod convert;
+mod cost;
 mod dashboard;
 mod data;
 #[cfg(feature = "torch")]
@@ -90,6 +91,8 @@ enum Command {
     Bench(bench::Action),
     /// Say what a peer will need: memory by kind, the time of a step, the bytes of a window.
     Plan(plan::Args),
+    /// Say what a run asks of its buckets, and what that costs: requests and bytes of a window, a month on R2 and S3.
+    Cost(cost::Args),
     /// Make update files, read them, look into them.
     #[command(subcommand)]
     Update(update::Action),
@@ -140,6 +143,7 @@ impl Cli {
             Command::Lab(action) => lab::run(action),
             Command::Bench(action) => bench::run(action),
             Command::Plan(args) => plan::run(args),
+            Command::Cost(args) => cost::run(args),
             Command::Update(action) => update::run(action),
             Command::Import(args) => convert::import(args),
             Command::Export(args) => convert::export(args),

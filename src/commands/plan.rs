@@ -66,6 +66,9 @@ pub(super) struct Args {
     /// Bits of an update's code, its sign included.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
     bits: u8,
+    /// Values that the delta keeps of every 4096; 0: all that an update has kept.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=4096))]
+    delta_top_k: u64,
     /// Answer as JSON.
     #[arg(long)]
     json: bool,
@@ -108,8 +111,9 @@ fn make(args: &Args) -> anyhow::Result<Plan> {
     let setup = setup(args)?;
     let (gpu, host) = (plan::memory(&setup), plan::host_memory(&setup));
     let step_seconds = plan::step_seconds(&setup, args.batch_tokens, args.flops * 1e12, args.mfu);
-    let Args { peers, top_k, bits, .. } = *args;
-    let link = Link { up: args.up * 1e6, down: args.down * 1e6, peers, top_k, bits, delta_bits: 2 };
+    let Args { peers, top_k, bits, delta_top_k, .. } = *args;
+    let link =
+        Link { up: args.up * 1e6, down: args.down * 1e6, peers, top_k, bits, delta_bits: 2, delta_top_k };
     let exchange = plan::exchange(&setup, &link);
     let compute_seconds = step_seconds * args.inner_steps as f64;
     let exchange_seconds = exchange.up_seconds + exchange.down_seconds;
@@ -253,14 +257,14 @@ fn size(text: &str) -> Result<u64, String> {
     positive(digits.trim()).map(|number| (number * unit) as u64)
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+pub(super) fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
         _ => Err(format!("`{text}` must be a number above 0")),
     }
 }
 
-fn share(text: &str) -> Result<f64, String> {
+pub(super) fn share(text: &str) -> Result<f64, String> {
     positive(text).and_then(|number| match number <= 1.0 {
         true => Ok(number),
         false => Err(format!("`{text}` must be at most 1")),

@@ -74,14 +74,7 @@ fn judge(found: &mut Examination<'_>, run: &Run, role: Role, rates: &Rates, meas
 fn window_bytes(run: &Run, role: Role) -> (f64, f64) {
     let manifest = run.manifest();
     let peers = u64::from(manifest.windows.start_peers.max(manifest.windows.min_peers));
-    let link = Link {
-        up: 1.0,
-        down: 1.0,
-        peers,
-        top_k: u64::from(manifest.compression.top_k),
-        bits: u8::try_from(manifest.compression.bits).unwrap_or(4),
-        delta_bits: u8::try_from(manifest.outer.delta_bits).unwrap_or(4),
-    };
+    let link = Link::of(manifest, peers);
     let bytes = plan::exchange(&setup(manifest, None), &link);
     let (update, delta) = (bytes.update_bytes as f64, bytes.delta_bytes as f64);
     let all = update * peers as f64;

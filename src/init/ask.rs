@@ -20,11 +20,17 @@ pub trait Ask {
     /// When there is no answer.
     fn secret(&mut self, option: &str, question: &str) -> anyhow::Result<String>;
 
-    /// One of `choices`; the first is the default.
+    /// One of `choices`; where nobody can be asked, the `default`.
     ///
     /// # Errors
     /// When there is no answer.
-    fn choice(&mut self, option: &str, question: &str, choices: &[&str]) -> anyhow::Result<String>;
+    fn choice(
+        &mut self,
+        option: &str,
+        question: &str,
+        choices: &[&str],
+        default: Option<&str>,
+    ) -> anyhow::Result<String>;
 }
 
 /// Somebody at a terminal.
@@ -63,8 +69,15 @@ impl Ask for Terminal {
         Ok(answer.interact()?.trim().to_owned())
     }
 
-    fn choice(&mut self, _option: &str, question: &str, choices: &[&str]) -> anyhow::Result<String> {
-        let select = Select::with_theme(&self.0).with_prompt(question).items(choices).default(0);
+    fn choice(
+        &mut self,
+        _option: &str,
+        question: &str,
+        choices: &[&str],
+        default: Option<&str>,
+    ) -> anyhow::Result<String> {
+        let first = choices.iter().position(|choice| Some(*choice) == default).unwrap_or(0);
+        let select = Select::with_theme(&self.0).with_prompt(question).items(choices).default(first);
         Ok(choices[select.interact()?].to_owned())
     }
 }
@@ -78,8 +91,14 @@ impl Ask for Silent {
         Ok(String::new())
     }
 
-    fn choice(&mut self, option: &str, question: &str, choices: &[&str]) -> anyhow::Result<String> {
-        let default = choices.first().map(|choice| (*choice).to_owned());
-        default.with_context(|| format!("{option} is missing ({question})"))
+    fn choice(
+        &mut self,
+        option: &str,
+        question: &str,
+        choices: &[&str],
+        default: Option<&str>,
+    ) -> anyhow::Result<String> {
+        let missing = || format!("{option} is missing ({question}): {}", choices.join(", "));
+        default.map(str::to_owned).with_context(missing)
     }
 }

@@ -151,7 +151,7 @@ mod tests {
             Ok(self.0.remove(0).to_owned())
         }
 
-        fn choice(&mut self, _: &str, _: &str, _: &[&str]) -> anyhow::Result<String> {
+        fn choice(&mut self, _: &str, _: &str, _: &[&str], _: Option<&str>) -> anyhow::Result<String> {
             unreachable!("keys are secrets")
         }
     }

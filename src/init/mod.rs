@@ -3,11 +3,13 @@
 //! | module | role |
 //! | --- | --- |
 //! | `ask` | questions at a terminal, and what stands for them where there is none |
+//! | `dialect` | which S3 a store speaks |
 //! | `keys` | secrets by reference: none is ever written into a settings file |
 //! | `participant` | settings of a miner, a validator, an aggregator |
 //! | `run` | the terms of a run |
 
 mod ask;
+mod dialect;
 mod keys;
 mod participant;
 mod run;
@@ -18,6 +20,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 pub use ask::{Ask, Silent, Terminal, whoever};
+pub use dialect::{Recognise, by_asking};
 pub use keys::Keys;
 pub use participant::{Own, Participant, Role};
 pub use run::Terms;

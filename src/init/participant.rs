@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use brigade_bucket::{BucketAddress, Dialect, by_host};
+use brigade_bucket::{BucketAddress, Dialect};
 
 use super::ask::Ask;
+use super::dialect::{self, Recognise};
 use super::keys::{Keys, Which};
 use super::{Made, create, expect_none, identity, quoted};
 use crate::run::url::RunUrl;
@@ -66,6 +67,8 @@ pub struct Participant {
     pub own: Own,
     /// Follow peers to private addresses.
     pub allow_private_endpoints: bool,
+    /// How a store is asked which S3 it speaks.
+    pub recognise: Recognise,
 }
 
 impl Participant {
@@ -91,7 +94,7 @@ impl Participant {
         let run_keys = Keys::find(&which, &self.run_keys, ask, folder)?;
         let own = match self.role {
             Role::Aggregator => None,
-            _ => Some(self.own.find(&run, ask, folder)?),
+            _ => Some(self.own.find(&run, self.recognise, ask, folder)?),
         };
         let identity = identity(&folder.join("identity.json"))?;
         let mut variables = run_keys.unset();
@@ -137,7 +140,13 @@ struct OwnBucket {
 }
 
 impl Own {
-    fn find(&self, run: &RunUrl, ask: &mut dyn Ask, folder: &Path) -> anyhow::Result<OwnBucket> {
+    fn find(
+        &self,
+        run: &RunUrl,
+        recognise: Recognise,
+        ask: &mut dyn Ask,
+        folder: &Path,
+    ) -> anyhow::Result<OwnBucket> {
         let bucket = match &self.bucket {
             Some(bucket) => bucket.clone(),
             None => ask.text("--bucket", "your own bucket's name", None)?,
@@ -149,29 +158,21 @@ impl Own {
                 ask.text("--endpoint", "its store, https://host[:port] (empty: Amazon S3)", Some(&same))?
             }
         };
-        let dialect = match self.dialect {
-            Some(dialect) => dialect,
-            None => match by_host(&endpoint).or(endpoint.is_empty().then_some(Dialect::Aws)) {
-                Some(dialect) => dialect,
-                None if run.bucket.endpoint.as_deref() == Some(&*endpoint) => run.bucket.dialect,
-                None => {
-                    let answer =
-                        ask.choice("--dialect", "which S3 it speaks", &["minio", "ceph", "embedded"])?;
-                    serde_json::from_value(answer.into())?
-                }
-            },
+        let mut address = BucketAddress {
+            endpoint: Some(endpoint.trim_end_matches('/').to_owned()).filter(|endpoint| !endpoint.is_empty()),
+            region: run.bucket.region.clone(),
+            bucket,
+            prefix: self.prefix.clone().unwrap_or_default(),
+            dialect: run.bucket.dialect,
         };
-        let region = match (&self.region, dialect) {
+        // The operator knows the run's store.
+        if self.dialect.is_some() || address.endpoint != run.bucket.endpoint {
+            address.dialect = dialect::find(self.dialect, &address, recognise, ask)?;
+        }
+        address.region = match (&self.region, address.dialect) {
             (Some(region), _) => region.clone(),
             (None, Dialect::R2) => "auto".to_owned(),
             (None, _) => ask.text("--region", "its region", Some(&run.bucket.region))?,
-        };
-        let address = BucketAddress {
-            endpoint: Some(endpoint.trim_end_matches('/').to_owned()).filter(|endpoint| !endpoint.is_empty()),
-            region,
-            bucket,
-            prefix: self.prefix.clone().unwrap_or_default(),
-            dialect,
         };
         address.validate()?;
         let which = Which {
@@ -224,6 +225,7 @@ mod tests {
             run_keys: keys(),
             own: Own { bucket: Some("mine".into()), keys: keys(), reader: keys(), ..Own::default() },
             allow_private_endpoints: true,
+            recognise: |_| None,
         }
     }
 

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use brigade_bucket::BucketAddress;
+use brigade_bucket::{BucketAddress, Dialect};
 use brigade_protocol::ModelConfig;
 
 use super::ask::Ask;
+use super::dialect::{self, Recognise};
 use super::keys::{Keys, Which};
 use super::participant::bucket_lines;
 use super::{Made, create, expect_none, identity, quoted};
@@ -15,8 +16,12 @@ use super::{Made, create, expect_none, identity, quoted};
 pub struct Terms {
     /// What people call it.
     pub name: Option<String>,
-    /// Its bucket.
+    /// Its bucket; of the dialect only what is said beside it counts.
     pub bucket: BucketAddress,
+    /// Which S3 its store speaks.
+    pub dialect: Option<Dialect>,
+    /// How a store is asked which.
+    pub recognise: Recognise,
     /// References to the aggregator's key there.
     pub keys: [Option<String>; 2],
     /// A preset of a model's shape.
@@ -37,11 +42,18 @@ impl Terms {
         };
         let preset = match &self.preset {
             Some(preset) => preset.clone(),
-            None => ask.choice("--preset", "the model's shape", &ModelConfig::PRESETS)?,
+            None => ask.choice(
+                "--preset",
+                "the model's shape",
+                &ModelConfig::PRESETS,
+                Some(ModelConfig::PRESETS[0]),
+            )?,
         };
         let model = ModelConfig::preset(&preset);
         anyhow::ensure!(model.is_some(), "--preset {preset} is none of {}", ModelConfig::PRESETS.join(", "));
-        self.bucket.validate()?;
+        let dialect = dialect::find(self.dialect, &self.bucket, self.recognise, ask)?;
+        let bucket = BucketAddress { dialect, ..self.bucket.clone() };
+        bucket.validate()?;
         std::fs::create_dir_all(folder)?;
         let which = Which {
             of: "the run's bucket",
@@ -64,7 +76,7 @@ impl Terms {
              # [training]\n# inner_steps = 30              # steps between two uploads\n# batch_size = 192\n\n\
              # [windows]\n# train_seconds = 1200          # the deadline after a window opens\n# start_peers = 4              # miners that window 0 waits for\n",
             quoted(&name),
-            bucket_lines(&self.bucket, &keys),
+            bucket_lines(&bucket, &keys),
             quoted(&preset),
         );
         create(&settings, &text)?;
@@ -75,8 +87,6 @@ impl Terms {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-
-    use brigade_bucket::Dialect;
 
     use super::super::ask::Silent;
     use super::*;
@@ -93,7 +103,14 @@ mod tests {
             dialect: Dialect::Aws,
         };
         let keys = [Some("env:A".to_owned()), Some("env:B".to_owned())];
-        let terms = Terms { name: Some("first \"run\"".into()), bucket, keys, preset: Some("demo".into()) };
+        let terms = Terms {
+            name: Some("first \"run\"".into()),
+            bucket,
+            dialect: None,
+            recognise: |_| None,
+            keys,
+            preset: Some("demo".into()),
+        };
         let made = terms.make(folder.path(), &mut Silent).unwrap();
         assert_eq!(made.variables, ["A", "B"]);
         let settings: RunSettings = config::read(&made.settings).unwrap();

@@ -15,7 +15,7 @@ mod text;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use brigade_bucket::Bucket;
+use brigade_bucket::Counters;
 
 pub(crate) use server::answer;
 pub use server::{MetricsError, serve};
@@ -44,16 +44,16 @@ pub fn observe(event: &Event) {
     }
 }
 
-/// Counts the requests to `bucket` under the name `name`.
-pub fn count(name: &'static str, bucket: &Bucket) {
+/// Tells the requests that `counters` count under the name `name`.
+pub fn count(name: &'static str, counters: Arc<Counters>) {
     if let Some(mut figures) = figures() {
-        figures.count(name, bucket.counters());
+        figures.count(name, counters);
     }
 }
 
 /// Takes in the run's terms.
 pub fn follow(run: &Run) {
-    count("run", run.bucket());
+    count("run", run.bucket().counters());
     if let Some(mut figures) = figures() {
         let windows = &run.manifest().windows;
         figures.limit(windows.train_seconds + windows.score_seconds);

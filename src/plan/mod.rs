@@ -9,18 +9,24 @@
 //! | `memory` | the most bytes of a step, by kind |
 //! | `time` | a step, a window, an exchange |
 //! | `advice` | what to change when it does not fit |
+//! | `traffic` | requests and bytes of a window, by role and bucket |
+//! | `prices` | what providers ask for them |
 
 mod activations;
 mod advice;
 mod memory;
+mod prices;
 mod time;
+mod traffic;
 
 use brigade_protocol::ModelConfig;
 use serde::{Deserialize, Serialize};
 
 pub use advice::{Advice, advise};
 pub use memory::{HostMemory, Memory, host_memory, memory};
-pub use time::{Exchange, Link, exchange, flops_per_token, step_seconds};
+pub use prices::{Bill, Prices, R2, S3};
+pub use time::{Exchange, Link, exchange, exchange_bytes, flops_per_token, largest_delta, step_seconds};
+pub use traffic::{Asked, Traffic, Window};
 
 /// What a peer trains, and on what.
 #[derive(Clone, Debug, PartialEq)]

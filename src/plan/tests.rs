@@ -87,7 +87,7 @@ fn recomputation_costs_a_third_and_every_second_block_half_of_that() {
 
 #[test]
 fn files_have_the_size_that_was_measured() {
-    let link = Link { up: 110e6, down: 500e6, peers: 20, top_k: 64, bits: 1, delta_bits: 2 };
+    let link = Link { up: 110e6, down: 500e6, peers: 20, top_k: 64, bits: 1, delta_bits: 2, delta_top_k: 0 };
     let model = setup(preset("covenant-72b"), 8);
     let found = exchange(&model, &link);
     let bits = |bytes: u64, kept: f64| bytes as f64 * 8.0 / (72_747_327_488.0 * kept);
@@ -95,6 +95,8 @@ fn files_have_the_size_that_was_measured() {
     let two = exchange(&model, &Link { bits: 2, ..link });
     assert!((bits(two.update_bytes, 1.0 / 64.0) - 9.45).abs() < 0.1, "{two:?}");
     assert!((found.up_seconds - 8.0 * found.update_bytes as f64 / 110e6).abs() < 1e-3);
+    let bounded = exchange(&model, &Link { delta_top_k: 128, ..link });
+    assert!((bits(bounded.delta_bytes, 1.0 / 32.0) - 8.5).abs() < 0.2, "{bounded:?}");
     // Twenty peers at most keep twenty times what one does, at shorter distances.
     assert!(found.delta_bytes < 20 * found.update_bytes && found.delta_bytes > 10 * found.update_bytes);
 }

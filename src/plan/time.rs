@@ -1,5 +1,6 @@
 //! A step, a window, an exchange.
 
+use brigade_protocol::Manifest;
 use serde::Serialize;
 
 use super::{Setup, Units};
@@ -34,6 +35,24 @@ pub struct Link {
     pub bits: u8,
     /// Bits of a delta's code, 1 to 4.
     pub delta_bits: u8,
+    /// Values that a delta keeps of every 4096; 0: all that an update has kept.
+    pub delta_top_k: u64,
+}
+
+impl Link {
+    /// A link of one bit a second each way, in a run by `manifest` with so many `peers`.
+    pub fn of(manifest: &Manifest, peers: u64) -> Self {
+        let bits = |bits: u32| u8::try_from(bits).unwrap_or(4);
+        Self {
+            up: 1.0,
+            down: 1.0,
+            peers,
+            top_k: manifest.compression.top_k.into(),
+            bits: bits(manifest.compression.bits),
+            delta_bits: bits(manifest.outer.delta_bits),
+            delta_top_k: manifest.outer.delta_top_k.into(),
+        }
+    }
 }
 
 /// What goes over the link in a window.
@@ -52,17 +71,32 @@ pub struct Exchange {
 /// What a window's update and delta cost. Peers are taken to keep values independently of each other; as they agree in part, the
 /// delta is rather smaller.
 pub fn exchange(setup: &Setup, link: &Link) -> Exchange {
-    let n = Units::of(&setup.model).total();
-    let kept = link.top_k as f64 / 4096.0;
-    let joint = 1.0 - (1.0 - kept).powf(link.peers as f64);
-    let bytes = |density: f64, bits: u8| n * density * bits_per_value(density, bits) / 8.0;
-    let (update, delta) = (bytes(kept, link.bits), bytes(joint, link.delta_bits));
+    let (update, delta) = exchange_bytes(Units::of(&setup.model).total(), link);
     Exchange {
         update_bytes: update.round() as u64,
         delta_bytes: delta.round() as u64,
         up_seconds: 8.0 * update / link.up,
         down_seconds: 8.0 * delta / link.down,
     }
+}
+
+/// Bytes of an update and of the delta, for a model of so many `parameters`; see [`exchange`].
+pub fn exchange_bytes(parameters: f64, link: &Link) -> (f64, f64) {
+    let kept = link.top_k as f64 / 4096.0;
+    let joint = 1.0 - (1.0 - kept).powf(link.peers as f64);
+    let most = if link.delta_top_k > 0 { link.delta_top_k as f64 / 4096.0 } else { 1.0 };
+    let bytes = |density: f64, bits: u8| parameters * density * bits_per_value(density, bits) / 8.0;
+    (bytes(kept, link.bits), bytes(joint.min(most), link.delta_bits))
+}
+
+/// The largest object that stores take in one request, in bytes. A delta is written once, and so in one.
+const ONE_PUT_BYTES: f64 = 5.0 * (1_u64 << 30) as f64;
+
+/// Of every 4096 values the most that a delta may keep so that it can be written, if that is fewer than `link` leads to.
+pub fn largest_delta(parameters: f64, link: &Link) -> Option<u64> {
+    let is_writable =
+        |delta_top_k| exchange_bytes(parameters, &Link { delta_top_k, ..*link }).1 <= ONE_PUT_BYTES;
+    if is_writable(link.delta_top_k) { None } else { (1..=4096).rev().find(|top_k| is_writable(*top_k)) }
 }
 
 /// Bits of a kept value in a file: the entropy of which values are kept, and what the code, its scale and tables took

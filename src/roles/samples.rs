@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::config::Participant;
 use crate::data::{Prefetch, Shard, ShardCache};
+use crate::metrics;
 use crate::run::Run;
 
 /// Bytes of shards that are kept on disk.
@@ -77,7 +78,9 @@ impl Samples {
             "the dataset has no sequence of {sequence_length} tokens; give `brigade data prepare` more text"
         );
         // A handle of its own, so that the exchange's byte counters do not count text.
-        let store = settings.open_run()?.object_store();
+        let bucket = settings.open_run()?;
+        metrics::count("data", bucket.counters());
+        let store = bucket.object_store();
         let prefix = Key::parse(&settings.run.prefix)?.join(RunKey::DATA);
         let cache = ShardCache::new(store, prefix, index, settings.state.join("shards"), CACHE_BYTES)?;
         let shards_per_window = manifest.training.shards_per_window;

@@ -16,6 +16,7 @@ use super::start::Start;
 use crate::config::RunSettings;
 use crate::data::Progress;
 use crate::identity::Identity;
+use crate::plan::{self, Link};
 
 /// The largest tokenizer that is read, in bytes.
 const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
@@ -63,6 +64,7 @@ pub async fn create(
         initial_state_root: Digest([0; 32]),
     };
     manifest.validate()?;
+    expect_writable_delta(&manifest)?;
     anyhow::ensure!(
         dataset.vocab_size as usize <= manifest.model.vocab_size,
         "model.vocab_size is {}, the tokenizer has {} tokens",
@@ -88,5 +90,39 @@ pub async fn create(
     match bucket.create(&key, Bytes::from(envelope.to_bytes())).await? {
         Creation::Created(_) => Ok(signed),
         Creation::AlreadyExists => anyhow::bail!("{} holds a run already", bucket.name()),
+    }
+}
+
+/// A run whose delta its store refuses would never close a window.
+fn expect_writable_delta(manifest: &Manifest) -> anyhow::Result<()> {
+    let link = Link::of(manifest, manifest.windows.max_peers.into());
+    let Some(most) = plan::largest_delta(manifest.model.num_parameters() as f64, &link) else {
+        return Ok(());
+    };
+    anyhow::bail!(
+        "the delta of {} miners (windows.max_peers) would be larger than the 5 GiB that stores take at once; \
+         set outer.delta_top_k to at most {most}",
+        link.peers
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use brigade_protocol::ModelConfig;
+
+    use super::*;
+    use crate::plan::exchange_bytes;
+
+    #[test]
+    fn what_a_store_refuses_is_refused_before() {
+        let parameters = |preset| ModelConfig::preset(preset).unwrap().num_parameters() as f64;
+        let link = Link { up: 1.0, down: 1.0, peers: 256, top_k: 64, bits: 1, delta_bits: 2, delta_top_k: 0 };
+        assert_eq!(plan::largest_delta(parameters("8b"), &link), None);
+        let most = plan::largest_delta(parameters("covenant-72b"), &link).unwrap();
+        let bytes = |delta_top_k| exchange_bytes(parameters("covenant-72b"), &Link { delta_top_k, ..link }).1;
+        assert!(bytes(most) <= 5.0 * 1024.0_f64.powi(3) && bytes(most + 1) > 5.0 * 1024.0_f64.powi(3));
+        assert_eq!(plan::largest_delta(parameters("covenant-72b"), &Link { delta_top_k: 256, ..link }), None);
     }
 }

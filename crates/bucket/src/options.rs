@@ -1,9 +1,12 @@
 //! How patiently, and how widely, a bucket is used.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::Counters;
+
 /// Time limits, retries and concurrency of one [`Bucket`](crate::Bucket).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct BucketOptions {
     /// Time to open a connection.
     pub connect_timeout: Duration,
@@ -29,6 +32,8 @@ pub struct BucketOptions {
     ///
     /// Set this for addresses that strangers wrote: otherwise a peer could aim our requests at our own network.
     pub public_only: bool,
+    /// Where requests are counted, for several buckets that count as one; `None`: the bucket has counters of its own.
+    pub counters: Option<Arc<Counters>>,
 }
 
 impl Default for BucketOptions {
@@ -43,6 +48,7 @@ impl Default for BucketOptions {
             max_concurrency: 32,
             part_size: 16 << 20,
             public_only: false,
+            counters: None,
         }
     }
 }

@@ -17,9 +17,11 @@ mod cutoff;
 mod open;
 mod verdict;
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
 use brigade_bucket::keys::{DataFile, RunKey};
-use brigade_bucket::{BucketOptions, Fence};
+use brigade_bucket::{BucketOptions, Counters, Fence};
 use brigade_protocol::Timestamp;
 use bytes::Bytes;
 
@@ -69,11 +71,14 @@ pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) 
     let fence = Fence::acquire(run.bucket(), &identity.id().to_string(), now).await?;
     reporter.tell(Event::Ready { peer: identity.id(), run: run.id() });
     let end_of_document = dataset.end_of_document;
+    // Their buckets are opened anew in every window, and count as one.
+    let peers = Arc::<Counters>::default();
+    metrics::count("peers", Arc::clone(&peers));
     let aggregator = Aggregator {
         run,
         identity,
         fence,
-        peer_options: settings.peer_options(),
+        peer_options: BucketOptions { counters: Some(peers), ..settings.peer_options() },
         pace: Pace { poll: settings.poll(), reporter, shutdown },
         tokenizer,
         end_of_document,

@@ -71,7 +71,7 @@ pub async fn run(
     let identity = Identity::load(&settings.identity)?;
     let own = start::own(&settings).await?;
     let run = start::run(&settings, false).await?;
-    metrics::count("own", &own);
+    metrics::count("own", own.counters());
     metrics::follow(&run);
     let saver = Arc::new(Saver::new(Store::open(&settings.state, run.id())?, reporter));
     let samples = Samples::open(&run, &settings).await?;

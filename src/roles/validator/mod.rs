@@ -42,7 +42,7 @@ pub async fn run(settings: Participant, reporter: Reporter, shutdown: Shutdown) 
     let identity = Identity::load(&settings.identity)?;
     let own = start::own(&settings).await?;
     let run = start::run(&settings, false).await?;
-    metrics::count("own", &own);
+    metrics::count("own", own.counters());
     metrics::follow(&run);
     anyhow::ensure!(
         run.manifest().validator(&identity.id()).is_some(),

@@ -38,7 +38,7 @@ impl Wire {
     pub(crate) fn new(origin: String, options: BucketOptions) -> Self {
         Self {
             clock: Arc::new(ServerClock::unheard()),
-            counters: Arc::default(),
+            counters: options.counters.clone().unwrap_or_default(),
             recognised: Arc::default(),
             origin,
             options,

@@ -1,0 +1,209 @@
+//! `brigade cost`: what a run asks of its buckets, and what that costs.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::plan::{Asked, Bill, Link, Prices, R2, S3, Traffic, Window, exchange_bytes, largest_delta};
+
+const DAY: f64 = 86_400.0;
+const MONTH: f64 = 30.0 * DAY;
+
+/// Arguments of `brigade cost`. What is left out has the values of `brigade run create`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A preset (`demo`, `150m`, `1b`, `8b`, `covenant-72b`), a JSON file with a model's shape, or a Hugging Face folder.
+    #[arg(long, value_name = "NAME|FILE|DIR")]
+    model: String,
+    /// Miners.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    miners: u64,
+    /// Validators.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(0..=1024))]
+    validators: u64,
+    /// Minutes from the opening of a window to its cutoff.
+    #[arg(long, value_name = "MINUTES", default_value_t = 20.0, value_parser = super::plan::positive)]
+    train_minutes: f64,
+    /// Minutes from the cutoff to the close.
+    #[arg(long, value_name = "MINUTES", default_value_t = 2.0, value_parser = super::plan::positive)]
+    score_minutes: f64,
+    /// Share of the window in which a miner trains; in the rest it looks for the close.
+    #[arg(long, default_value_t = 0.85, value_parser = super::plan::share)]
+    utilisation: f64,
+    /// As in everybody's settings.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
+    poll_milliseconds: u64,
+    /// Values that an update keeps of every 4096.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4096))]
+    top_k: u64,
+    /// Bits of an update's code, its sign included.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
+    bits: u8,
+    /// Values that the delta keeps of every 4096; 0: all that an update has kept.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=4096))]
+    delta_top_k: u64,
+    /// Shards of the dataset that a peer draws from in a window.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+    shards_per_window: u64,
+    /// Tokens in a shard, of 4 bytes each.
+    #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u64).range(2..=1 << 26))]
+    shard_tokens: u64,
+    /// Windows between checkpoints.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
+    checkpoint_every: u64,
+    /// Days after which lifecycle rules delete what a window has written into peers' buckets, and the operator what it has in the
+    /// run's.
+    #[arg(long, value_name = "DAYS", default_value_t = 7.0, value_parser = super::plan::positive)]
+    keep_days: f64,
+    /// Checkpoints that are kept; the rest is deleted.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    keep_checkpoints: u64,
+    /// Answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is answered.
+#[derive(Debug, Serialize)]
+struct Costs {
+    windows_per_month: f64,
+    update_bytes: f64,
+    delta_bytes: f64,
+    checkpoint_bytes: f64,
+    /// What `--delta-top-k` must not exceed for the delta to be written in one request, if it does.
+    largest_delta_top_k: Option<u64>,
+    /// A window's requests and bytes, by who sends them.
+    miner: Asked,
+    validator: Asked,
+    aggregator: Asked,
+    /// Of a month, by whose bucket it is.
+    buckets: Vec<Owned>,
+}
+
+/// A bucket, and what its owner pays.
+#[derive(Debug, Serialize)]
+struct Owned {
+    bucket: &'static str,
+    window: Traffic,
+    kept_bytes: f64,
+    r2: Bill,
+    s3: Bill,
+}
+
+/// Runs `brigade cost`.
+///
+/// # Errors
+/// When there is no such model.
+pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    let costs = costs(&args)?;
+    super::answer(if args.json { serde_json::to_string_pretty(&costs)? } else { describe(&args, &costs) })
+}
+
+fn costs(args: &Args) -> anyhow::Result<Costs> {
+    let model = super::plan::model(&args.model)?;
+    let parameters = model.num_parameters() as f64;
+    let Args { miners, top_k, bits, delta_top_k, .. } = *args;
+    let link = Link { up: 1.0, down: 1.0, peers: miners, top_k, bits, delta_bits: 2, delta_top_k };
+    let (update_bytes, delta_bytes) = exchange_bytes(parameters, &link);
+    let (train, score) = (60.0 * args.train_minutes, 60.0 * args.score_minutes);
+    let window = Window {
+        miners: miners as f64,
+        validators: args.validators as f64,
+        train_seconds: train,
+        score_seconds: score,
+        wait_seconds: (1.0 - args.utilisation) * (train + score),
+        poll_seconds: args.poll_milliseconds as f64 / 1000.0,
+        update_bytes,
+        delta_bytes,
+        shard_bytes: 4.0 * args.shard_tokens as f64,
+        shards: args.shards_per_window as f64,
+        theta_bytes: 4.0 * parameters,
+        checkpoint_every: args.checkpoint_every as f64,
+    };
+    let windows = MONTH / (train + score);
+    let kept_windows = args.keep_days * DAY / (train + score);
+    let checkpoint_bytes = 2.0 * window.theta_bytes;
+    let in_run = kept_windows * (window.miners * update_bytes + delta_bytes)
+        + args.keep_checkpoints as f64 * checkpoint_bytes;
+    let owned = |bucket, traffic: Traffic, kept_bytes| {
+        let bill = |prices: Prices| prices.bill(traffic * windows, kept_bytes);
+        Owned { bucket, window: traffic, kept_bytes, r2: bill(R2), s3: bill(S3) }
+    };
+    Ok(Costs {
+        windows_per_month: windows,
+        update_bytes,
+        delta_bytes,
+        checkpoint_bytes,
+        largest_delta_top_k: largest_delta(parameters, &link),
+        miner: window.miner(),
+        validator: window.validator(),
+        aggregator: window.aggregator(),
+        buckets: vec![
+            owned("the run's", window.of_run(), in_run),
+            owned("a miner's", window.of_miner(), kept_windows * update_bytes),
+            owned("a validator's", window.of_validator(), 0.0),
+        ],
+    })
+}
+
+fn describe(args: &Args, costs: &Costs) -> String {
+    let gb = |bytes: f64| format!("{:.2} GB", bytes / 1e9);
+    let mut text = format!(
+        "{}, {}, {}, {:.0} windows in 30 days\nupdate {}, delta {}, checkpoint {}\n",
+        args.model,
+        several(args.miners, "miner"),
+        several(args.validators, "validator"),
+        costs.windows_per_month,
+        gb(costs.update_bytes),
+        gb(costs.delta_bytes),
+        gb(costs.checkpoint_bytes),
+    );
+    let _ = writeln!(
+        text,
+        "\n{:<38} {:>9} {:>9} {:>13} {:>13}",
+        "a window asks", "reads", "writes", "up", "down"
+    );
+    let peers = [("miner's", args.miners), ("validator's", args.validators)];
+    let mut row = |who: &str, of: &str, traffic: Traffic| {
+        if traffic != Traffic::default() {
+            let Traffic { reads, writes, bytes_up, bytes_down } = traffic;
+            let (up, down) = (gb(bytes_up), gb(bytes_down));
+            let _ = writeln!(
+                text,
+                "{:<38} {reads:>9.0} {writes:>9.0} {up:>13} {down:>13}",
+                format!("{who}, {of}")
+            );
+        }
+    };
+    for (who, asked) in
+        [("a miner", costs.miner), ("a validator", costs.validator), ("the aggregator", costs.aggregator)]
+    {
+        row(who, "run's bucket", asked.run);
+        row(who, "run's text", asked.data);
+        row(who, "own bucket", asked.own);
+        row(who, &format!("each {} bucket", peers[0].0), asked.miner);
+        row(who, &format!("each {} bucket", peers[1].0), asked.validator);
+    }
+    for (prices, bill) in [(R2, (|owned| owned.r2) as fn(&Owned) -> Bill), (S3, |owned| owned.s3)] {
+        let title = format!("30 days on {}, in dollars", prices.name);
+        let _ =
+            writeln!(text, "\n{title:<38} {:>9} {:>9} {:>13} {:>13}", "requests", "room", "out", "in all");
+        for owned in &costs.buckets {
+            let bill = bill(owned);
+            let (who, total) = (format!("{} bucket", owned.bucket), bill.total());
+            let Bill { requests, kept, out } = bill;
+            let _ = writeln!(text, "{who:<38} {requests:>9.2} {kept:>9.2} {out:>13.2} {total:>13.2}");
+        }
+    }
+    if let Some(most) = costs.largest_delta_top_k {
+        let _ = writeln!(
+            text,
+            "\nStores take no delta above 5 GiB: set --delta-top-k, outer.delta_top_k in run.toml, to at most {most}."
+        );
+    }
+    text.trim_end().to_owned()
+}
+
+fn several(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
