@@ -7,6 +7,7 @@ use std::io::Write as _;
 use brigade_protocol::{Digest, Exclusion, PeerId};
 use serde::{Deserialize, Serialize};
 
+use crate::spelling::several;
 use crate::throughput::{Metrics, Peak};
 
 /// Something that happened. Field names are those of the JSON output.
@@ -181,10 +182,12 @@ impl fmt::Display for Event {
         match self {
             Self::Ready { peer, run } => write!(f, "peer {} in run {}", peer.short(), run.short()),
             Self::Synced { window, state_root } => {
-                write!(f, "θ of window {window}, state root {}", state_root.short())
+                write!(f, "θ of window {window}, state root {}; the window is waited for", state_root.short())
             }
             Self::Waiting { miners, needed } => write!(f, "waiting for miners: {miners} of {needed}"),
-            Self::Opened { window, miners } => write!(f, "window {window} open, {miners} miners"),
+            Self::Opened { window, miners } => {
+                write!(f, "window {window} open, {}", several(*miners as u64, "miner"))
+            }
             Self::Device { device, parameters, peak } => {
                 write!(f, "{:.1} M parameters on {device}, peak {peak}", *parameters as f64 / 1e6)
             }

@@ -73,7 +73,9 @@ fn agrees(what: &str, window: &Window, told: impl Fn(&Window) -> Traffic, found:
         assert!((told - found).abs() <= share * told + more, "{what}: {told} told, {found} found");
     };
     assert!(found.reads >= least.reads, "{what}: at least {least:?}");
-    close(told.reads, found.reads, 0.5, 4.0);
+    // Where nothing is waited for, one window in four may have one look more: a roster that changes.
+    let (share, more) = if told.reads == least.reads { (0.0, 0.5) } else { (0.75, 4.0) };
+    close(told.reads, found.reads, share, more);
     // Records are some kilobytes for each peer.
     close(told.bytes_up, found.bytes_up, 0.03, 20_000.0);
     close(told.bytes_down, found.bytes_down, 0.03, 60_000.0);
@@ -93,12 +95,12 @@ fn field(world: &World, role: &str, event: &str, field: &str) -> f64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn roles_ask_for_what_is_told() {
-    for miners in [1, 3] {
+    for (miners, checkpoint_every) in [(1, 1000), (3, 2)] {
         let terms = Terms {
             windows: LAST + 1,
             start_peers: miners,
             inner_steps: 12,
-            checkpoint_every: 1000,
+            checkpoint_every,
             wide: true,
             ..Terms::default()
         };
@@ -140,8 +142,9 @@ async fn roles_ask_for_what_is_told() {
             delta_bytes: field(&world, "aggregator", "closed", "delta_bytes"),
             shard_bytes: 0.0,
             shards: 0.0,
-            theta_bytes: 0.0,
-            checkpoint_every: f64::INFINITY,
+            theta_bytes: 4.0 * run.manifest().model.num_parameters() as f64,
+            // The first is the one that the run was created with.
+            checkpoint_every: if checkpoint_every < LAST { checkpoint_every as f64 } else { f64::INFINITY },
         };
         eprintln!("{window:?}");
         let found = |role: usize, bucket| per_window(&before[role], &after[role], bucket);
@@ -155,7 +158,11 @@ async fn roles_ask_for_what_is_told() {
         agrees("validator, own", &window, |window| window.validator().own, found(1, "own"));
         agrees("miner, run's", &window, |window| window.miner().run, found(2, "run"));
         agrees("miner, own", &window, |window| window.miner().own, found(2, "own"));
-        // Text that lies on the disk is not asked for again.
+        // Text is read once, in one request a shard, and not again while it lies on the disk.
         assert_eq!(found(1, "data"), Traffic::default());
+        let index = run.dataset().await.unwrap();
+        let shards: Vec<u64> = index.train.iter().chain(&index.heldout).map(|shard| shard.bytes).collect();
+        let text = after[1]["data"];
+        assert_eq!((text.reads, text.bytes_down), (shards.len() as f64, shards.iter().sum::<u64>() as f64));
     }
 }

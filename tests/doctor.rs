@@ -197,6 +197,8 @@ fn the_machine_and_the_run() {
     std::fs::write(ward.path(), &ward.settings).unwrap();
     let found = examine(&ward.path(), &["--role", "validator"]);
     expect("no validator", &found, "run", "role", &["does not name"]);
+    let found = ward.with("", "state = ", "role = \"validator\"\nstate = ");
+    expect("a validator's settings", &found, "run", "role", &["does not name"]);
 
     // A file where the folder is to be: nobody can write there, not even root.
     let file = ward.world.dir.path().join("file");

@@ -15,7 +15,7 @@ fn readme(run_url: &str, folder: &str) -> [Vec<String>; 3] {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
     let section = text.split("## Take part with your own bucket").nth(1).unwrap();
     let block = section.split("```").nth(1).unwrap();
-    let mine = block.replace("RUN_URL", &format!("'{run_url}'")).replace("example-miner", "peer-miner-1");
+    let mine = block.replace("RUN_URL", run_url).replace("example-miner", "peer-miner-1");
     let mine = mine.replace("--dir me", &format!("--dir {folder}")).replace("me/", &format!("{folder}/"));
     let lines: Vec<Vec<String>> = mine.trim().lines().map(|line| shell_words::split(line).unwrap()).collect();
     assert!(lines.len() <= 4 && lines.iter().all(|words| words[0] == "brigade"), "{lines:?}");

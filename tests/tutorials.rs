@@ -46,7 +46,8 @@ impl Person {
     fn next(&mut self, given: &BTreeMap<&str, String>) -> String {
         let mut block = self.blocks.pop_front().expect("the tutorial has another step");
         for (name, value) in given {
-            block = block.replace(&format!("{name}=…"), &format!("{name}='{value}'"));
+            let filled = format!("{name}='{value}'");
+            block = block.replace(&format!("{name}='…'"), &filled).replace(&format!("{name}=…"), &filled);
         }
         assert!(!block.contains('…'), "nobody has said what stands for … in\n{block}");
         block.replace("127.0.0.1:9000", &given["port"])

@@ -42,6 +42,13 @@ fn the_setting_is_named_at_once() {
         ("", run_id.as_str(), &"ab".repeat(32), &["run_id"]),
         ("", run_id.as_str(), "abc", &["run_id", "config.toml:3"]),
         ("", "poll_milliseconds = 50", "poll_milliseconds = 0", &["poll_milliseconds"]),
+        (
+            "",
+            "poll_milliseconds = 50",
+            "role = \"validator\"",
+            &["role", "a validator", "brigade validator --config"],
+        ),
+        ("", "poll_milliseconds = 50", "role = \"minor\"", &["role", "minor", "miner"]),
         ("", "poll_milliseconds = 50", &format!("metrics = \"{taken}\""), &["metrics", &taken]),
         ("", "poll_milliseconds", "pol_milliseconds", &["pol_milliseconds", "poll_milliseconds"]),
         ("run", endpoint.as_str(), "http://127.0.0.1:9", &["run.endpoint", "127.0.0.1:9"]),

@@ -10,6 +10,7 @@ use crate::audit::report::WindowReport;
 use crate::audit::{Choice, audit};
 use crate::config::Participant;
 use crate::run::Run;
+use crate::spelling::several;
 use crate::terminal;
 
 /// Arguments of `brigade audit`.
@@ -66,7 +67,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     let differ: Vec<u64> =
         reports.iter().filter(|report| !report.differences.is_empty()).map(|report| report.window).collect();
     let differences: usize = reports.iter().map(|report| report.differences.len()).sum();
-    let Some(first) = differ.first() else { return Ok(()) };
+    let Some(first) = differ.first() else {
+        return match args.json {
+            true => Ok(()),
+            false => {
+                answer(format!("{} done again: nothing differs", several(reports.len() as u64, "window")))
+            }
+        };
+    };
     let number =
         if differences == 1 { "1 difference".to_owned() } else { format!("{differences} differences") };
     anyhow::bail!(

@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
+use brigade_protocol::DatasetIndex;
 use serde::Serialize;
 
 use crate::plan::{Asked, Bill, Link, Prices, R2, S3, Traffic, Window, exchange_bytes, largest_delta};
+use crate::spelling::several;
 
 const DAY: f64 = 86_400.0;
 const MONTH: f64 = 30.0 * DAY;
@@ -21,7 +23,7 @@ pub(super) struct Args {
     /// Validators.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(0..=1024))]
     validators: u64,
-    /// Minutes from the opening of a window to its cutoff.
+    /// Minutes from the opening of a window to its cutoff: the deadline, or less where all deliver before it.
     #[arg(long, value_name = "MINUTES", default_value_t = 20.0, value_parser = super::plan::positive)]
     train_minutes: f64,
     /// Minutes from the cutoff to the close.
@@ -42,22 +44,30 @@ pub(super) struct Args {
     /// Values that the delta keeps of every 4096; 0: all that an update has kept.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=4096))]
     delta_top_k: u64,
+    /// Bits of the delta's code, its sign included.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=4))]
+    delta_bits: u8,
     /// Shards of the dataset that a peer draws from in a window.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     shards_per_window: u64,
-    /// Tokens in a shard, of 4 bytes each.
+    /// Tokens in a shard.
     #[arg(long, default_value_t = 1 << 20, value_parser = clap::value_parser!(u64).range(2..=1 << 26))]
     shard_tokens: u64,
     /// Windows between checkpoints.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1 << 32))]
     checkpoint_every: u64,
-    /// Days after which lifecycle rules delete what a window has written into peers' buckets, and the operator what it has in the
-    /// run's.
+    /// Tokens of the whole dataset, which lies in the run's bucket: `1.1e12`, say. Not counted when left out.
+    #[arg(long, value_name = "TOKENS", value_parser = super::plan::positive)]
+    dataset_tokens: Option<f64>,
+    /// Days after which the operator deletes a window's objects from the run's bucket. Nothing else does.
+    #[arg(long, value_name = "DAYS", value_parser = super::plan::positive)]
+    keep_days: Option<f64>,
+    /// Checkpoints that the operator keeps, likewise.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
+    keep_checkpoints: Option<u64>,
+    /// Days after which a lifecycle rule deletes what lies in a miner's bucket.
     #[arg(long, value_name = "DAYS", default_value_t = 7.0, value_parser = super::plan::positive)]
-    keep_days: f64,
-    /// Checkpoints that are kept; the rest is deleted.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1 << 20))]
-    keep_checkpoints: u64,
+    expire_days: f64,
     /// Answer as JSON.
     #[arg(long)]
     json: bool,
@@ -102,37 +112,29 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 fn costs(args: &Args) -> anyhow::Result<Costs> {
     let model = super::plan::model(&args.model)?;
     let parameters = model.num_parameters() as f64;
-    let Args { miners, top_k, bits, delta_top_k, .. } = *args;
-    let link = Link { up: 1.0, down: 1.0, peers: miners, top_k, bits, delta_bits: 2, delta_top_k };
-    let (update_bytes, delta_bytes) = exchange_bytes(parameters, &link);
-    let (train, score) = (60.0 * args.train_minutes, 60.0 * args.score_minutes);
-    let window = Window {
-        miners: miners as f64,
-        validators: args.validators as f64,
-        train_seconds: train,
-        score_seconds: score,
-        wait_seconds: (1.0 - args.utilisation) * (train + score),
-        poll_seconds: args.poll_milliseconds as f64 / 1000.0,
-        update_bytes,
-        delta_bytes,
-        shard_bytes: 4.0 * args.shard_tokens as f64,
-        shards: args.shards_per_window as f64,
-        theta_bytes: 4.0 * parameters,
-        checkpoint_every: args.checkpoint_every as f64,
-    };
-    let windows = MONTH / (train + score);
-    let kept_windows = args.keep_days * DAY / (train + score);
+    let Args { miners, top_k, bits, delta_top_k, delta_bits, .. } = *args;
+    let link = Link { up: 1.0, down: 1.0, peers: miners, top_k, bits, delta_bits, delta_top_k };
+    let token_bytes = f64::from(DatasetIndex::token_bytes_for(u32::try_from(model.vocab_size)?));
+    let window = window(args, &link, parameters, token_bytes);
+    let seconds = window.train_seconds + window.score_seconds;
+    let windows = MONTH / seconds;
     let checkpoint_bytes = 2.0 * window.theta_bytes;
-    let in_run = kept_windows * (window.miners * update_bytes + delta_bytes)
-        + args.keep_checkpoints as f64 * checkpoint_bytes;
+    // What is never deleted grows: on average half of a month's lies there in the first one.
+    let kept_windows = args.keep_days.map_or(windows / 2.0, |days| days * DAY / seconds);
+    let checkpoints =
+        args.keep_checkpoints.map_or(windows / 2.0 / window.checkpoint_every, |kept| kept as f64);
+    let in_run = kept_windows * (window.miners * window.update_bytes + window.delta_bytes)
+        + checkpoints * checkpoint_bytes
+        + token_bytes * args.dataset_tokens.unwrap_or(0.0);
     let owned = |bucket, traffic: Traffic, kept_bytes| {
         let bill = |prices: Prices| prices.bill(traffic * windows, kept_bytes);
         Owned { bucket, window: traffic, kept_bytes, r2: bill(R2), s3: bill(S3) }
     };
+    let in_miners = args.expire_days * DAY / seconds * window.update_bytes;
     Ok(Costs {
         windows_per_month: windows,
-        update_bytes,
-        delta_bytes,
+        update_bytes: window.update_bytes,
+        delta_bytes: window.delta_bytes,
         checkpoint_bytes,
         largest_delta_top_k: largest_delta(parameters, &link),
         miner: window.miner(),
@@ -140,16 +142,34 @@ fn costs(args: &Args) -> anyhow::Result<Costs> {
         aggregator: window.aggregator(),
         buckets: vec![
             owned("the run's", window.of_run(), in_run),
-            owned("a miner's", window.of_miner(), kept_windows * update_bytes),
+            owned("a miner's", window.of_miner(), in_miners),
             owned("a validator's", window.of_validator(), 0.0),
         ],
     })
 }
 
+fn window(args: &Args, link: &Link, parameters: f64, token_bytes: f64) -> Window {
+    let (update_bytes, delta_bytes) = exchange_bytes(parameters, link);
+    let (train_seconds, score_seconds) = (60.0 * args.train_minutes, 60.0 * args.score_minutes);
+    Window {
+        miners: args.miners as f64,
+        validators: args.validators as f64,
+        train_seconds,
+        score_seconds,
+        wait_seconds: (1.0 - args.utilisation) * (train_seconds + score_seconds),
+        poll_seconds: args.poll_milliseconds as f64 / 1000.0,
+        update_bytes,
+        delta_bytes,
+        shard_bytes: token_bytes * args.shard_tokens as f64,
+        shards: args.shards_per_window as f64,
+        theta_bytes: 4.0 * parameters,
+        checkpoint_every: args.checkpoint_every as f64,
+    }
+}
+
 fn describe(args: &Args, costs: &Costs) -> String {
-    let gb = |bytes: f64| format!("{:.2} GB", bytes / 1e9);
     let mut text = format!(
-        "{}, {}, {}, {:.0} windows in 30 days\nupdate {}, delta {}, checkpoint {}\n",
+        "{}, {}, {}, {:.0} windows in 30 days\nupdate {}, delta {}, checkpoint {}\n\n",
         args.model,
         several(args.miners, "miner"),
         several(args.validators, "validator"),
@@ -158,42 +178,12 @@ fn describe(args: &Args, costs: &Costs) -> String {
         gb(costs.delta_bytes),
         gb(costs.checkpoint_bytes),
     );
-    let _ = writeln!(
-        text,
-        "\n{:<38} {:>9} {:>9} {:>13} {:>13}",
-        "a window asks", "reads", "writes", "up", "down"
-    );
-    let peers = [("miner's", args.miners), ("validator's", args.validators)];
-    let mut row = |who: &str, of: &str, traffic: Traffic| {
-        if traffic != Traffic::default() {
-            let Traffic { reads, writes, bytes_up, bytes_down } = traffic;
-            let (up, down) = (gb(bytes_up), gb(bytes_down));
-            let _ = writeln!(
-                text,
-                "{:<38} {reads:>9.0} {writes:>9.0} {up:>13} {down:>13}",
-                format!("{who}, {of}")
-            );
-        }
-    };
-    for (who, asked) in
-        [("a miner", costs.miner), ("a validator", costs.validator), ("the aggregator", costs.aggregator)]
-    {
-        row(who, "run's bucket", asked.run);
-        row(who, "run's text", asked.data);
-        row(who, "own bucket", asked.own);
-        row(who, &format!("each {} bucket", peers[0].0), asked.miner);
-        row(who, &format!("each {} bucket", peers[1].0), asked.validator);
-    }
-    for (prices, bill) in [(R2, (|owned| owned.r2) as fn(&Owned) -> Bill), (S3, |owned| owned.s3)] {
-        let title = format!("30 days on {}, in dollars", prices.name);
-        let _ =
-            writeln!(text, "\n{title:<38} {:>9} {:>9} {:>13} {:>13}", "requests", "room", "out", "in all");
-        for owned in &costs.buckets {
-            let bill = bill(owned);
-            let (who, total) = (format!("{} bucket", owned.bucket), bill.total());
-            let Bill { requests, kept, out } = bill;
-            let _ = writeln!(text, "{who:<38} {requests:>9.2} {kept:>9.2} {out:>13.2} {total:>13.2}");
-        }
+    text += &window_table(costs);
+    text += &bill_table(&R2, &costs.buckets, |owned| owned.r2);
+    text += &bill_table(&S3, &costs.buckets, |owned| owned.s3);
+    if args.keep_days.is_none() || args.keep_checkpoints.is_none() {
+        text += "\nRoom is the first 30 days' average. Nothing deletes from the run's bucket, so it goes on growing,\n\
+                 unless its operator deletes: --keep-days, --keep-checkpoints.\n";
     }
     if let Some(most) = costs.largest_delta_top_k {
         let _ = writeln!(
@@ -204,6 +194,43 @@ fn describe(args: &Args, costs: &Costs) -> String {
     text.trim_end().to_owned()
 }
 
-fn several(number: u64, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+/// What each role asks of each bucket in a window.
+fn window_table(costs: &Costs) -> String {
+    let mut text =
+        format!("{:<40} {:>9} {:>9} {:>13} {:>13}\n", "a window asks", "reads", "writes", "up", "down");
+    let roles =
+        [("a miner", costs.miner), ("a validator", costs.validator), ("the aggregator", costs.aggregator)];
+    for (who, asked) in roles {
+        for (of, traffic) in [
+            ("run's bucket", asked.run),
+            ("run's text", asked.data),
+            ("own bucket", asked.own),
+            ("each miner's bucket", asked.miner),
+            ("each validator's bucket", asked.validator),
+        ] {
+            if traffic != Traffic::default() {
+                let Traffic { reads, writes, bytes_up, bytes_down } = traffic;
+                let (row, up, down) = (format!("{who}, {of}"), gb(bytes_up), gb(bytes_down));
+                let _ = writeln!(text, "{row:<40} {reads:>9.0} {writes:>9.0} {up:>13} {down:>13}");
+            }
+        }
+    }
+    text
+}
+
+/// What the owner of each bucket pays a provider.
+fn bill_table(prices: &Prices, buckets: &[Owned], bill: impl Fn(&Owned) -> Bill) -> String {
+    let title = format!("30 days on {}, in dollars", prices.name);
+    let mut text = format!("\n{title:<40} {:>9} {:>9} {:>13} {:>13}\n", "requests", "room", "out", "in all");
+    for owned in buckets {
+        let bill = bill(owned);
+        let (who, total) = (format!("{} bucket", owned.bucket), bill.total());
+        let Bill { requests, kept, out } = bill;
+        let _ = writeln!(text, "{who:<40} {requests:>9.2} {kept:>9.2} {out:>13.2} {total:>13.2}");
+    }
+    text
+}
+
+fn gb(bytes: f64) -> String {
+    format!("{:.2} GB", bytes / 1e9)
 }

@@ -179,7 +179,7 @@ fn in_bucket(
     let bucket = section.open("bucket", folder, BucketOptions::default())?;
     let mut prefix = Key::parse(&section.prefix).context("prefix")?;
     prefix.extend(under);
-    Ok(Box::new(ObjectSink::new(bucket.object_store(), prefix, runtime.clone())))
+    Ok(Box::new(ObjectSink::new(bucket.object_store(), bucket.name(), prefix, runtime.clone())))
 }
 
 /// What a person wants to know of the result.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use brigade_bucket::{BucketAddress, Dialect};
+use brigade_bucket::Dialect;
 use serde::Deserialize as _;
 
 use crate::init::{Made, Own, Participant, Role, Terms, by_asking, whoever};
@@ -109,13 +109,13 @@ pub(super) struct RunArgs {
     preset: Option<String>,
     /// The run's bucket.
     #[arg(long, value_name = "NAME")]
-    bucket: String,
-    /// Its store, https://host[:port]; Amazon S3 when left out.
+    bucket: Option<String>,
+    /// Its store, https://host[:port]; empty for Amazon S3.
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
     /// Its region.
-    #[arg(long, default_value = "us-east-1")]
-    region: String,
+    #[arg(long)]
+    region: Option<String>,
     /// Key prefix in it.
     #[arg(long, default_value = "")]
     prefix: String,
@@ -174,7 +174,7 @@ fn make(role: Role, run: Option<RunUrl>, rest: Rest) -> anyhow::Result<()> {
     if role == Role::Validator {
         let (id, seal_to) = (made.identity.id(), made.identity.seal_to());
         steps.push(format!(
-            "the operator must name you when the run is created: id = \"{id}\", seal_to = \"{seal_to}\""
+            "the run's operator names you when it is created; if that is still to be done, send: id = \"{id}\", seal_to = \"{seal_to}\""
         ));
     }
     let settings = made.settings.display();
@@ -183,24 +183,27 @@ fn make(role: Role, run: Option<RunUrl>, rest: Rest) -> anyhow::Result<()> {
     tell(&made, &steps)
 }
 
+/// Tokens of a vocabulary that is trained from a run's own text, unless its model has room for fewer.
+const USUAL_VOCABULARY: usize = 32_000;
+
 fn run_terms(args: RunArgs) -> anyhow::Result<()> {
     let RunArgs { place, name, preset, bucket, endpoint, region, prefix, dialect, .. } = args;
-    let bucket = BucketAddress { endpoint, region, bucket, prefix, dialect: Dialect::Aws };
     let keys = [args.bucket_key_id, args.bucket_secret];
-    let terms = Terms { name, bucket, dialect, recognise: by_asking, keys, preset };
+    let terms = Terms { name, bucket, endpoint, region, prefix, dialect, recognise: by_asking, keys, preset };
     let made = terms.make(&place.dir, &mut *whoever(place.yes))?;
-    let settings = made.settings.display();
+    let (settings, folder) = (made.settings.display(), place.dir.display());
+    let vocabulary = made.vocabulary.unwrap_or(USUAL_VOCABULARY).min(USUAL_VOCABULARY);
     tell(
         &made,
         &[
             format!("name the validators in {settings}, and change what you want otherwise"),
             format!(
-                "brigade data prepare --config {settings} --input TEXT… --train-bpe 32000      # or --tokenizer FILE"
+                "brigade data prepare --config {settings} --input TEXT… --train-bpe {vocabulary}      # or --tokenizer FILE"
             ),
             format!(
                 "brigade run create --config {settings}      # prints the run's URL: give it to whoever is to join"
             ),
-            "brigade init aggregator --run RUN_URL".to_owned(),
+            format!("brigade init aggregator --run RUN_URL --dir {folder}"),
         ],
     )
 }

@@ -33,6 +33,8 @@ use std::io::{self, Write as _};
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
+use crate::config::Role;
+
 /// Strangers train one language model together, with nothing between them but object storage.
 #[derive(Debug, Parser)]
 #[command(
@@ -128,8 +130,8 @@ impl Cli {
             #[cfg(feature = "torch")]
             Command::Miner(args) => role::run_miner(args),
             #[cfg(feature = "torch")]
-            Command::Validator(args) => role::run("validator", args, crate::roles::validator::run),
-            Command::Aggregator(args) => role::run("aggregator", args, crate::roles::aggregator::run),
+            Command::Validator(args) => role::run(Role::Validator, args, crate::roles::validator::run),
+            Command::Aggregator(args) => role::run(Role::Aggregator, args, crate::roles::aggregator::run),
             Command::Audit(args) => audit::run(&args),
             Command::Init(action) => init::run(action),
             Command::Join(args) => init::join(args),

@@ -69,6 +69,9 @@ pub(super) struct Args {
     /// Values that the delta keeps of every 4096; 0: all that an update has kept.
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=4096))]
     delta_top_k: u64,
+    /// Bits of the delta's code, its sign included.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=4))]
+    delta_bits: u8,
     /// Answer as JSON.
     #[arg(long)]
     json: bool,
@@ -111,9 +114,8 @@ fn make(args: &Args) -> anyhow::Result<Plan> {
     let setup = setup(args)?;
     let (gpu, host) = (plan::memory(&setup), plan::host_memory(&setup));
     let step_seconds = plan::step_seconds(&setup, args.batch_tokens, args.flops * 1e12, args.mfu);
-    let Args { peers, top_k, bits, delta_top_k, .. } = *args;
-    let link =
-        Link { up: args.up * 1e6, down: args.down * 1e6, peers, top_k, bits, delta_bits: 2, delta_top_k };
+    let Args { peers, top_k, bits, delta_top_k, delta_bits, .. } = *args;
+    let link = Link { up: args.up * 1e6, down: args.down * 1e6, peers, top_k, bits, delta_bits, delta_top_k };
     let exchange = plan::exchange(&setup, &link);
     let compute_seconds = step_seconds * args.inner_steps as f64;
     let exchange_seconds = exchange.up_seconds + exchange.down_seconds;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::Participant;
+use crate::config::{Participant, Role};
 use crate::events::Reporter;
 use crate::metrics;
 use crate::shutdown::{Shutdown, Stopped};
@@ -42,21 +42,22 @@ pub(super) struct MinerArgs {
 #[cfg(feature = "torch")]
 pub(super) fn run_miner(args: MinerArgs) -> anyhow::Result<()> {
     let cheat = args.cheat;
-    run("miner", args.role, |settings, reporter, shutdown| {
+    run(Role::Miner, args.role, |settings, reporter, shutdown| {
         crate::roles::miner::run(settings, cheat, reporter, shutdown)
     })
 }
 
-/// Reads the settings and runs `role`, called `name`, until it ends or is asked to stop.
+/// Reads the settings of `who` and runs `role` until it ends or is asked to stop.
 ///
 /// # Errors
 /// What stops the role; being asked to is none.
 pub(super) fn run<F: Future<Output = anyhow::Result<()>>>(
-    name: &'static str,
+    who: Role,
     args: Args,
     role: impl FnOnce(Participant, Reporter, Shutdown) -> F,
 ) -> anyhow::Result<()> {
     let settings = Participant::read(&args.config)?;
+    settings.expect_role(who)?;
     if args.print_config {
         return super::answer(settings.print()?.trim_end());
     }
@@ -64,7 +65,7 @@ pub(super) fn run<F: Future<Output = anyhow::Result<()>>>(
     super::runtime()?.block_on(async {
         let shutdown = Shutdown::listen(args.stop_with_stdin)?;
         if let Some(address) = settings.metrics {
-            metrics::serve(address, name, &settings.state).await?;
+            metrics::serve(address, who.name(), &settings.state).await?;
         }
         match role(settings, reporter, shutdown).await {
             Err(error) if error.is::<Stopped>() => {

@@ -135,7 +135,7 @@ fn on_chain(standings: &[Standing], path: &Path) -> anyhow::Result<serde_json::V
 }
 
 fn table(window: u64, standings: &[Standing]) -> String {
-    let mut lines = vec![format!("after window {window}\n{:<64}  weight   skill  credit  windows", "peer")];
+    let mut lines = vec![format!("after window {window}\n{:<64}  weight  rating  credit  windows", "peer")];
     lines.extend(standings.iter().map(|standing| {
         format!(
             "{}  {:>5.1}%  {:>6.2}  {:>6.2}  {:>7}",

@@ -16,6 +16,10 @@ pub fn explain(section: &str, error: &BucketError) -> (&'static str, String) {
     // The reader's section holds keys only: where the bucket is stands in the one above it.
     let place = section.split('.').next().unwrap_or(section);
     match error {
+        BucketError::WrongKeys { source, .. } if source.code.as_deref() == Some("SignatureDoesNotMatch") => (
+            "keys",
+            format!("{section}.secret_access_key is not the secret of {section}.access_key_id: correct it"),
+        ),
         BucketError::WrongKeys { .. } => (
             "keys",
             format!("set {keys} to a pair that the store knows; both are taken as they are, blanks cut"),

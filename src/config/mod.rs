@@ -3,11 +3,13 @@
 mod blame;
 mod overrides;
 mod participant;
+mod role;
 mod run;
 mod secret;
 
 pub use blame::{blame, explain};
 pub use participant::{BucketSection, Compute, KeyPair, Participant, Recompute, hasty};
+pub use role::Role;
 pub use run::{ModelSection, RunSettings, ValidatorEntry};
 pub use secret::SecretRef;
 

@@ -8,12 +8,15 @@ use brigade_bucket::{Access, Bucket, BucketAddress, BucketOptions, Credentials, 
 use brigade_protocol::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, SecretRef};
+use super::{ConfigError, Role, SecretRef};
 
 /// A participant's settings. Paths are relative to the file.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Participant {
+    /// What the participant is. Without it everything goes that the other settings allow.
+    #[serde(default)]
+    pub role: Option<Role>,
     /// Identity file, as `brigade identity new` makes it.
     pub identity: PathBuf,
     /// Folder for what must survive a restart, and for caches.
@@ -166,6 +169,22 @@ impl Participant {
             text += &format!("# {setting} is that of {variable}\n");
         }
         Ok(text + &toml::to_string_pretty(&toml::Table::try_from(self)?)?)
+    }
+
+    /// Whether these are the settings of `role`, as far as they say so.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] says whose they are.
+    pub fn expect_role(&self, role: Role) -> Result<(), ConfigError> {
+        match self.role.filter(|said| *said != role) {
+            None => Ok(()),
+            Some(said) => {
+                let (path, name) = (self.path.display(), said.name());
+                let reason =
+                    format!("{path} has the settings of {said}; `brigade {name} --config {path}` runs it");
+                Err(ConfigError::Invalid { field: "role".into(), reason })
+            }
+        }
     }
 
     /// The pause between two looks at the object that is waited for.

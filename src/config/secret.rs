@@ -39,7 +39,8 @@ impl SecretRef {
     pub fn resolve(&self, field: &str, folder: &Path) -> Result<String, ConfigError> {
         let failed = |reason: String| ConfigError::Secret { field: field.to_owned(), reason };
         let text = if let Some(name) = self.0.strip_prefix("env:") {
-            std::env::var(name).map_err(|_| failed(format!("the variable {name} is not set")))?
+            std::env::var(name)
+                .map_err(|_| failed(format!("the variable {name} is not set; export it, or name another")))?
         } else if let Some(path) = self.0.strip_prefix("file:") {
             let path = folder.join(path);
             std::fs::read_to_string(&path).map_err(|error| failed(format!("{}: {error}", path.display())))?

@@ -111,6 +111,7 @@ const UPLOAD_UNIT: usize = 1 << 20;
 #[derive(Debug)]
 pub struct ObjectSink {
     store: Arc<dyn ObjectStore>,
+    name: String,
     prefix: Key,
     runtime: Handle,
     room: Arc<Semaphore>,
@@ -118,10 +119,10 @@ pub struct ObjectSink {
 }
 
 impl ObjectSink {
-    /// Writes under `prefix`. Uploads run on `runtime`, which must have I/O and time enabled.
-    pub fn new(store: Arc<dyn ObjectStore>, prefix: Key, runtime: Handle) -> Self {
+    /// Writes under `prefix` into what people know as `name`. Uploads run on `runtime`, which must have I/O and time enabled.
+    pub fn new(store: Arc<dyn ObjectStore>, name: &str, prefix: Key, runtime: Handle) -> Self {
         let room = Arc::new(Semaphore::new(UPLOAD_UNITS as usize));
-        Self { store, prefix, runtime, room, uploads: Mutex::new(JoinSet::new()) }
+        Self { store, name: name.to_owned(), prefix, runtime, room, uploads: Mutex::new(JoinSet::new()) }
     }
 
     fn failed(&self, name: &str, source: object_store::Error) -> DataError {
@@ -131,7 +132,7 @@ impl ObjectSink {
 
 impl fmt::Display for ObjectSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.store, self.prefix)
+        write!(f, "{}/{}", self.name, self.prefix)
     }
 }
 

@@ -112,7 +112,7 @@ async fn prepare_data(options: &Options, place: &Place) -> anyhow::Result<u32> {
         ..PrepareOptions::new(inputs, TokenizerChoice::Train { vocab_size: plan::VOCABULARY })
     };
     let store = place.run_bucket()?.object_store();
-    let sink = ObjectSink::new(store, Key::from(RunKey::DATA), tokio::runtime::Handle::current());
+    let sink = ObjectSink::new(store, "run", Key::from(RunKey::DATA), tokio::runtime::Handle::current());
     let progress = Progress::terminal();
     let prepared = tokio::task::spawn_blocking(move || data::prepare(&prepare, &sink, progress)).await??;
     Ok(prepared.index.vocab_size)

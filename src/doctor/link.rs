@@ -3,13 +3,15 @@
 use std::time::Instant;
 
 use brigade_bucket::Bucket;
+use brigade_protocol::Windows;
 use bytes::Bytes;
 
 use super::Examination;
 use super::machine::setup;
 use crate::config::explain;
 use crate::init::Role;
-use crate::plan::{self, Link};
+use crate::observe::newest_window;
+use crate::plan::{self, Exchange, Link};
 use crate::run::Run;
 
 /// The first body; the next ones are eight times as long, while they go quickly.
@@ -47,17 +49,21 @@ pub(super) async fn examine(
     let (Some(run), Some(role)) = (run, role) else {
         return found.unknown("bandwidth", format!("{measured}; what the run needs is not known"));
     };
-    judge(found, run, role, &rates, &measured);
+    let manifest = run.manifest();
+    let windows = &manifest.windows;
+    // A roster that cannot be read was told of by who read it.
+    let miners = miners(run).await.unwrap_or_default().max(windows.start_peers.max(windows.min_peers).into());
+    let bytes = plan::exchange(&setup(manifest, None), &Link::of(manifest, miners));
+    judge(found, &Need::of(role, miners, &bytes, windows), &rates, &measured);
 }
 
 /// Says whether a window's bytes fit into a window.
-fn judge(found: &mut Examination<'_>, run: &Run, role: Role, rates: &Rates, measured: &str) {
-    let (up, down) = window_bytes(run, role);
+fn judge(found: &mut Examination<'_>, need: &Need, rates: &Rates, measured: &str) {
+    let Need { up, down, seconds: limit, what } = need;
     let seconds = up / rates.up + down / rates.down;
-    let window = run.manifest().windows.train_seconds as f64;
-    let share = 100.0 * seconds / window;
+    let share = 100.0 * seconds / limit;
     let said = format!(
-        "{measured}; a window's {:.2} MB up and {:.2} MB down take {seconds:.1} s, {share:.0} % of its {window:.0} s",
+        "{measured}; a window's {:.2} MB up and {:.2} MB down take {seconds:.1} s, {share:.0} % of its {limit:.0} s {what}",
         up / 1e6,
         down / 1e6
     );
@@ -70,18 +76,38 @@ fn judge(found: &mut Examination<'_>, run: &Run, role: Role, rates: &Rates, meas
     }
 }
 
-/// Bytes up and down in a window: a miner's update and the delta; what a validator reads; what an aggregator mirrors.
-fn window_bytes(run: &Run, role: Role) -> (f64, f64) {
-    let manifest = run.manifest();
-    let peers = u64::from(manifest.windows.start_peers.max(manifest.windows.min_peers));
-    let link = Link::of(manifest, peers);
-    let bytes = plan::exchange(&setup(manifest, None), &link);
-    let (update, delta) = (bytes.update_bytes as f64, bytes.delta_bytes as f64);
-    let all = update * peers as f64;
-    match role {
-        Role::Miner => (update, delta),
-        Role::Validator => (0.0, all + delta),
-        Role::Aggregator => (all + delta, all),
+/// The miners that the newest window waits for, if there is one.
+async fn miners(run: &Run) -> anyhow::Result<u64> {
+    let Some(newest) = newest_window(run, 0).await? else { return Ok(0) };
+    let Some(open) = run.open(newest).await? else { return Ok(0) };
+    Ok(run.roster(&open.record.roster).await?.active_miners().count() as u64)
+}
+
+/// Bytes of a window, and the time for them.
+#[derive(Debug, PartialEq)]
+struct Need {
+    up: f64,
+    down: f64,
+    seconds: f64,
+    /// What the time is for.
+    what: &'static str,
+}
+
+impl Need {
+    /// A miner sends an update and reads the delta. A validator reads all updates while the time for measuring them runs. An aggregator reads
+    /// each update twice, from its miner and from its own copy, and writes the copy.
+    fn of(role: Role, miners: u64, bytes: &Exchange, windows: &Windows) -> Self {
+        let (update, delta) = (bytes.update_bytes as f64, bytes.delta_bytes as f64);
+        let all = update * miners as f64;
+        let training = |up, down| Self { up, down, seconds: windows.train_seconds as f64, what: "to train" };
+        match role {
+            Role::Miner => training(update, delta),
+            Role::Aggregator => training(all + delta, 2.0 * all),
+            Role::Validator => {
+                let seconds = windows.measuring().as_secs_f64();
+                Self { up: 0.0, down: all, seconds, what: "to read and measure all updates" }
+            }
+        }
     }
 }
 
@@ -143,6 +169,20 @@ fn rates(before: Option<&Transfer>, last: &Transfer) -> Rates {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_role_has_a_need_of_its_own() {
+        let bytes = Exchange { update_bytes: 10, delta_bytes: 50, up_seconds: 0.0, down_seconds: 0.0 };
+        let windows = Windows { train_seconds: 1200, score_seconds: 120, ..Windows::default() };
+        let need = |role| {
+            let Need { up, down, seconds, .. } = Need::of(role, 7, &bytes, &windows);
+            (up, down, seconds)
+        };
+        assert_eq!(need(Role::Miner), (10.0, 50.0, 1200.0));
+        assert_eq!(need(Role::Aggregator), (120.0, 140.0, 1200.0));
+        // Two fifths of the time for scores are for sending them.
+        assert_eq!(need(Role::Validator), (0.0, 70.0, 72.0));
+    }
 
     #[test]
     fn the_way_to_a_far_store_is_not_taken_for_a_slow_line() {

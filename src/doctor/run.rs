@@ -10,6 +10,7 @@ use crate::identity::Identity;
 use crate::init::Role;
 use crate::observe::newest_window;
 use crate::run::{Run, checkpoint};
+use crate::spelling::several;
 
 /// Reads the manifest and checks it against `run_id` and its signature.
 pub(super) async fn load(
@@ -76,10 +77,7 @@ pub(super) async fn role(
     run: Option<&Run>,
 ) -> (Option<Role>, Option<u64>) {
     let Some(run) = run else {
-        return (
-            patient.options.role.or(patient.settings.bucket.is_none().then_some(Role::Aggregator)),
-            None,
-        );
+        return (said(patient).or(patient.settings.bucket.is_none().then_some(Role::Aggregator)), None);
     };
     let role = place(found, patient, run);
     let text_bytes = data(found, run).await;
@@ -91,8 +89,13 @@ pub(super) async fn role(
     (role, text_bytes)
 }
 
+/// The role that the command line or the settings name.
+fn said(patient: &Patient<'_>) -> Option<Role> {
+    patient.options.role.or(patient.settings.role)
+}
+
 fn place(found: &mut Examination<'_>, patient: &Patient<'_>, run: &Run) -> Option<Role> {
-    let Some(identity) = patient.identity else { return patient.options.role };
+    let Some(identity) = patient.identity else { return said(patient) };
     let (manifest, id) = (run.manifest(), identity.id());
     let entry = manifest.validator(&id);
     let inferred = match (patient.settings.bucket.is_some(), entry) {
@@ -100,7 +103,7 @@ fn place(found: &mut Examination<'_>, patient: &Patient<'_>, run: &Run) -> Optio
         (true, Some(_)) => Role::Validator,
         (true, None) => Role::Miner,
     };
-    let role = patient.options.role.unwrap_or(inferred);
+    let role = said(patient).unwrap_or(inferred);
     match (role, entry) {
         (Role::Aggregator, _) if manifest.aggregator.id == id => found.good("role", "the run's aggregator"),
         (Role::Aggregator, _) => {
@@ -144,8 +147,11 @@ async fn data(found: &mut Examination<'_>, run: &Run) -> Option<u64> {
             let key = RunKey::Data(DataFile::Shard(ShardId::train(0))).to_string();
             match run.bucket().get_range(&key, 0..64, None).await {
                 Ok(_) => {
-                    let said =
-                        format!("{} shards, {:.1} MB of tokens", index.train.len(), bytes as f64 / 1e6);
+                    let said = format!(
+                        "{}, {:.1} MB of tokens",
+                        several(index.train.len() as u64, "shard"),
+                        bytes as f64 / 1e6
+                    );
                     found.good("data", said);
                 }
                 Err(error) => drop(found.bad("data", error.to_string(), operator)),
@@ -190,7 +196,7 @@ async fn news(
             format!("windows do not wait for you any more: {} were missed in a row", member.missed),
             "start `brigade miner`: it asks to be waited for again",
         ),
-        None if roster.members.len() >= manifest.windows.max_peers as usize => {
+        None if roster.active_miners().count() >= manifest.windows.max_peers as usize => {
             found.warn("roster", "the run is full", "wait until somebody leaves, or join another run");
         }
         None => found.unknown("roster", "you are not in it yet; a miner asks when it starts"),

@@ -3,6 +3,7 @@
 use brigade_bucket::admin::Admin;
 use brigade_bucket::keys::RunKey;
 use brigade_bucket::{Bucket, BucketError, Dialect, ProbeStep};
+use brigade_protocol::PeerId;
 use bytes::Bytes;
 
 use super::{Examination, Patient, Stopped};
@@ -30,7 +31,10 @@ pub(super) async fn reach(
     if let Err(error) = read {
         return Err(failed(found, section, &error, "reading"));
     }
-    found.good("read", format!("{} can be read, and what is missing is said to be", bucket.name()));
+    found.good(
+        "read",
+        format!("{} can be read; an object that is not there is told as missing", bucket.name()),
+    );
     Ok(())
 }
 
@@ -262,15 +266,30 @@ pub(super) async fn lobby(found: &mut Examination<'_>, patient: &Patient<'_>, ru
             return;
         }
     }
-    match admin.may_write(&bucket.probe_key()).await {
-        Ok(false) => found.good("least_privilege", "your key writes nothing else there"),
-        Ok(true) => found.warn(
-            "least_privilege",
-            "the key in [run] may write more than your own place in the lobby",
-            "tell the operator: whoever has such a key can damage the run",
-        ),
-        Err(error) => drop(failed(found, "run", &error, "asking what else can be written")),
+    if let Err(error) = least_privilege(found, &admin, &bucket.probe_key()).await {
+        failed(found, "run", &error, "asking what else can be written");
     }
+}
+
+/// Whether the key writes what others rely on: a window that nobody will ever open, a probe, somebody else's wish.
+async fn least_privilege(
+    found: &mut Examination<'_>,
+    admin: &Admin,
+    probe: &str,
+) -> brigade_bucket::Result<()> {
+    let window = RunKey::Open(u64::MAX).to_string();
+    if admin.may_write(&window).await? || admin.may_write(probe).await? {
+        found.warn(
+            "least_privilege",
+            "the key in [run] may write more than the lobby",
+            "tell the operator: whoever has such a key can damage the run",
+        );
+    } else if admin.may_write(&RunKey::Lobby(PeerId([0; 32])).to_string()).await? {
+        found.good("least_privilege", "your key writes nothing beyond the lobby; others' places there, too");
+    } else {
+        found.good("least_privilege", "your key writes your own place in the lobby and nothing else");
+    }
+    Ok(())
 }
 
 /// What the bucket forgets by itself. Only some keys may see that.

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
@@ -39,15 +39,15 @@ pub(super) struct Which<'a> {
 }
 
 impl Keys {
-    /// From what the command line `gave`, or from answers; `folder` is where settings and secrets lie.
+    /// From what the command line `gave`, or from answers, of which `secrets` keeps what is no reference.
     ///
     /// # Errors
-    /// When a secret is given on the command line, where everybody on the machine sees it, or cannot be kept.
+    /// When a secret is given on the command line, where everybody on the machine sees it.
     pub(super) fn find(
         which: &Which<'_>,
         gave: &[Option<String>; 2],
         ask: &mut dyn Ask,
-        folder: &Path,
+        secrets: &mut Secrets,
     ) -> anyhow::Result<Self> {
         let options = [format!("{}-key-id", which.option), format!("{}-secret", which.option)];
         for (option, given) in options.iter().zip(gave) {
@@ -62,25 +62,20 @@ impl Keys {
         if which.may_be_environment && *gave == [None, None] && has_environment {
             return Ok(Self::Environment);
         }
-        let mut found = Vec::new();
-        for ((option, given), (what, variable)) in options
-            .iter()
-            .zip(gave)
-            .zip(["access key id", "secret access key"].into_iter().zip(which.variables))
-        {
-            let answer = match given {
-                Some(given) => given.clone(),
-                None => {
-                    let question =
-                        format!("{what} of {} (or env:NAME, file:PATH; empty: env:{variable})", which.of);
-                    ask.secret(option, &question)?
-                }
-            };
-            found.push(keep(&answer, variable, folder)?);
-        }
-        let secret = found.pop().context("two were asked for")?;
-        let id = found.pop().context("two were asked for")?;
-        Ok(Self::Pair { id, secret })
+        let [id_variable, secret_variable] = which.variables;
+        let id = match &gave[0] {
+            Some(id) => id.clone(),
+            None => {
+                let default = format!("env:{id_variable}");
+                ask.text(&options[0], &format!("access key for {}", which.of), Some(&default))?
+            }
+        };
+        let secret = match &gave[1] {
+            Some(secret) => secret.clone(),
+            None => ask.secret(&options[1], &format!("its secret (empty: env:{secret_variable})"))?,
+        };
+        let id = secrets.keep(&id, id_variable);
+        Ok(Self::Pair { id, secret: secrets.keep(&secret, secret_variable) })
     }
 
     /// Lines of a settings file.
@@ -107,21 +102,55 @@ fn is_reference(text: &str) -> bool {
     text.starts_with("env:") || text.starts_with("file:")
 }
 
-/// A reference to `answer`, which is written into a file of its own unless it is one.
-fn keep(answer: &str, variable: &str, folder: &Path) -> anyhow::Result<String> {
-    if answer.is_empty() {
-        return Ok(format!("env:{variable}"));
+/// What was typed and is to lie in a file of its own. Nothing is written before everything was answered: who gives up half-way leaves
+/// nothing behind.
+#[derive(Debug, Default)]
+pub(super) struct Secrets(Vec<(String, String)>);
+
+impl Secrets {
+    /// A reference to `answer`, which is to be written into a file of its own unless it is one.
+    fn keep(&mut self, answer: &str, variable: &str) -> String {
+        if answer.is_empty() {
+            return format!("env:{variable}");
+        }
+        if is_reference(answer) {
+            return answer.to_owned();
+        }
+        let name = variable.to_lowercase();
+        let reference = format!("file:{SECRETS}/{name}");
+        self.0.push((name, answer.to_owned()));
+        reference
     }
-    if is_reference(answer) {
-        return Ok(answer.to_owned());
+
+    /// Writes them beside the settings in `folder`, for their owner alone.
+    ///
+    /// # Errors
+    /// When a file cannot be written, or holds another secret already.
+    pub(super) fn write(&self, folder: &Path) -> anyhow::Result<()> {
+        let secrets = folder.join(SECRETS);
+        let files: Vec<(PathBuf, String)> =
+            self.0.iter().map(|(name, secret)| (secrets.join(name), format!("{secret}\n"))).collect();
+        let is_there = |(path, text): &&(PathBuf, String)| path.exists() && !holds(path, text);
+        if let Some((path, _)) = files.iter().find(is_there) {
+            anyhow::bail!(
+                "{} holds another secret already; remove it, or give the new one as file:PATH",
+                path.display()
+            );
+        }
+        if !files.is_empty() {
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&secrets)?;
+        }
+        for (path, text) in files.iter().filter(|(path, _)| !path.exists()) {
+            let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+            let mut file = file.with_context(|| format!("cannot keep a secret in {}", path.display()))?;
+            file.write_all(text.as_bytes())?;
+        }
+        Ok(())
     }
-    let (secrets, name) = (folder.join(SECRETS), variable.to_lowercase());
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&secrets)?;
-    let path = secrets.join(&name);
-    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-    let mut file = file.with_context(|| format!("cannot keep a secret in {}", path.display()))?;
-    writeln!(file, "{answer}")?;
-    Ok(format!("file:{SECRETS}/{name}"))
+}
+
+fn holds(path: &Path, text: &str) -> bool {
+    std::fs::read_to_string(path).is_ok_and(|held| held == text)
 }
 
 #[cfg(test)]
@@ -144,7 +173,7 @@ mod tests {
 
     impl Ask for Typed {
         fn text(&mut self, _: &str, _: &str, _: Option<&str>) -> anyhow::Result<String> {
-            unreachable!("keys are secrets")
+            Ok(self.0.remove(0).to_owned())
         }
 
         fn secret(&mut self, _: &str, _: &str) -> anyhow::Result<String> {
@@ -152,40 +181,55 @@ mod tests {
         }
 
         fn choice(&mut self, _: &str, _: &str, _: &[&str], _: Option<&str>) -> anyhow::Result<String> {
-            unreachable!("keys are secrets")
+            unreachable!("there is nothing to choose")
         }
+    }
+
+    fn typed(id: &'static str, secret: &'static str) -> (Keys, Secrets) {
+        let mut secrets = Secrets::default();
+        let keys = Keys::find(&WHICH, &[None, None], &mut Typed(vec![id, secret]), &mut secrets).unwrap();
+        (keys, secrets)
     }
 
     #[test]
     fn what_is_typed_is_kept_where_only_its_owner_reads_it() {
         let folder = tempfile::tempdir().unwrap();
-        let keys =
-            Keys::find(&WHICH, &[None, None], &mut Typed(vec!["MARKED-ID", "MARKED-SECRET"]), folder.path());
-        let keys = keys.unwrap();
+        let (keys, secrets) = typed("MARKED-ID", "MARKED-SECRET");
         assert!(!keys.lines().contains("MARKED"), "{}", keys.lines());
+        assert!(!folder.path().join("secrets").exists(), "before all is answered");
+        secrets.write(folder.path()).unwrap();
         let path = folder.path().join("secrets/run_secret");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "MARKED-SECRET\n");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(keys.lines().contains("secret_access_key = \"file:secrets/run_secret\""), "{}", keys.lines());
+        // Once more with the same is fine; with another it is not lost without a word.
+        secrets.write(folder.path()).unwrap();
+        let error = typed("MARKED-ID", "MARKED-OTHER").1.write(folder.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("run_secret") && error.contains("remove it") && !error.contains("MARKED"),
+            "{error}"
+        );
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "MARKED-SECRET\n");
     }
 
     #[test]
     fn references_stay_and_without_an_answer_variables_are_expected() {
         let folder = tempfile::tempdir().unwrap();
+        let mut secrets = Secrets::default();
         let given = ["env:HOME", "file:/run/secret"].map(|text| Some(text.to_owned()));
-        let keys = Keys::find(&WHICH, &given, &mut Silent, folder.path()).unwrap();
+        let keys = Keys::find(&WHICH, &given, &mut Silent, &mut secrets).unwrap();
         assert_eq!(keys, Keys::Pair { id: "env:HOME".into(), secret: "file:/run/secret".into() });
         assert_eq!(keys.unset(), Vec::<String>::new());
-        let keys = Keys::find(&WHICH, &[None, None], &mut Silent, folder.path()).unwrap();
+        let keys = Keys::find(&WHICH, &[None, None], &mut Silent, &mut secrets).unwrap();
         assert_eq!(keys.unset(), ["RUN_KEY_ID", "RUN_SECRET"]);
+        secrets.write(folder.path()).unwrap();
         assert!(!folder.path().join("secrets").exists());
     }
 
     #[test]
     fn a_secret_on_the_command_line_is_refused_and_not_repeated() {
-        let folder = tempfile::tempdir().unwrap();
         let given = ["env:ID", "MARKED-SECRET"].map(|text| Some(text.to_owned()));
-        let error = Keys::find(&WHICH, &given, &mut Silent, folder.path()).unwrap_err().to_string();
+        let error = Keys::find(&WHICH, &given, &mut Silent, &mut Secrets::default()).unwrap_err().to_string();
         assert!(error.contains("--run-secret") && !error.contains("MARKED"), "{error}");
     }
 }

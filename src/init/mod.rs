@@ -19,10 +19,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
+pub use crate::config::Role;
 pub use ask::{Ask, Silent, Terminal, whoever};
 pub use dialect::{Recognise, by_asking};
 pub use keys::Keys;
-pub use participant::{Own, Participant, Role};
+pub use participant::{Own, Participant};
 pub use run::Terms;
 
 use crate::identity::Identity;
@@ -36,6 +37,8 @@ pub struct Made {
     pub identity: Identity,
     /// Variables that must be set before it can be used.
     pub variables: Vec<String>,
+    /// Of a run: the tokens that its model has room for.
+    pub vocabulary: Option<usize>,
 }
 
 /// The identity in `path`, made if there is none.

@@ -3,37 +3,15 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use brigade_bucket::{BucketAddress, Dialect};
+use brigade_bucket::{BucketAddress, Dialect, names_private_host};
 
 use super::ask::Ask;
 use super::dialect::{self, Recognise};
-use super::keys::{Keys, Which};
+use super::keys::{Keys, Secrets, Which};
 use super::{Made, create, expect_none, identity, quoted};
+use crate::config::Role;
 use crate::run::url::RunUrl;
 use crate::spelling::word;
-
-/// What a participant is to a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Role {
-    /// Trains.
-    Miner,
-    /// Scores.
-    Validator,
-    /// Opens and closes windows.
-    Aggregator,
-}
-
-impl Role {
-    /// As the command is called.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Miner => "miner",
-            Self::Validator => "validator",
-            Self::Aggregator => "aggregator",
-        }
-    }
-}
 
 /// What is known of a participant's own bucket; what is not is asked.
 #[derive(Clone, Debug, Default)]
@@ -84,36 +62,40 @@ impl Participant {
             Some(run) => run.clone(),
             None => ask.text("--run", "the run's URL, from its operator", None)?.parse()?,
         };
-        std::fs::create_dir_all(folder)?;
+        let mut secrets = Secrets::default();
         let which = Which {
             of: "the run's bucket",
             option: "--run",
             variables: ["RUN_KEY_ID", "RUN_SECRET"],
             may_be_environment: self.role == Role::Aggregator,
         };
-        let run_keys = Keys::find(&which, &self.run_keys, ask, folder)?;
+        let run_keys = Keys::find(&which, &self.run_keys, ask, &mut secrets)?;
         let own = match self.role {
             Role::Aggregator => None,
-            _ => Some(self.own.find(&run, self.recognise, ask, folder)?),
+            _ => Some(self.own.find(&run, self.recognise, ask, &mut secrets)?),
         };
+        std::fs::create_dir_all(folder)?;
+        secrets.write(folder)?;
         let identity = identity(&folder.join("identity.json"))?;
         let mut variables = run_keys.unset();
         variables.extend(own.iter().flat_map(|own| own.keys.unset().into_iter().chain(own.reader.unset())));
         create(&settings, &self.text(&run, &run_keys, own.as_ref()))?;
-        Ok(Made { settings, identity, variables })
+        Ok(Made { settings, identity, variables, vocabulary: None })
     }
 
     fn text(&self, run: &RunUrl, run_keys: &Keys, own: Option<&OwnBucket>) -> String {
         let name = self.role.name();
         let mut text = format!(
-            "# Brigade: the settings of a {name}. Every key is in docs/configuration.md; BRIGADE_… variables take their place.\n\
+            "# Brigade: the settings of {}. Every key is in docs/configuration.md; BRIGADE_… variables take their place.\n\
              # `brigade {name} --config {name}.toml --print-config` shows what takes effect.\n\n\
+             role = \"{name}\"\n\
              identity = \"identity.json\"      # who this {name} is; keep it, and to yourself\n\
              state = \"state\"                 # what survives a restart, and caches; keep it\n\
              run_id = \"{}\"\n",
-            run.id
+            self.role, run.id
         );
-        if self.allow_private_endpoints {
+        // Whoever meets at a private address is private, too.
+        if self.allow_private_endpoints || names_private_host(&run.bucket) {
             text += "# Follow peers to buckets on loopback and private addresses: only within one machine or network.\n\
                      allow_private_endpoints = true\n";
         }
@@ -132,6 +114,16 @@ impl Participant {
     }
 }
 
+/// The question for a store, and the answer that stands for Amazon's.
+pub(super) const ENDPOINT: &str = "its store: https://host[:port], or aws";
+pub(super) const AMAZON: &str = "aws";
+
+/// The endpoint of an address; none is Amazon's.
+pub(super) fn endpoint_of(answer: &str) -> Option<String> {
+    let answer = answer.trim_end_matches('/');
+    (!answer.is_empty() && answer != AMAZON).then(|| answer.to_owned())
+}
+
 /// A participant's own bucket.
 struct OwnBucket {
     address: BucketAddress,
@@ -145,7 +137,7 @@ impl Own {
         run: &RunUrl,
         recognise: Recognise,
         ask: &mut dyn Ask,
-        folder: &Path,
+        secrets: &mut Secrets,
     ) -> anyhow::Result<OwnBucket> {
         let bucket = match &self.bucket {
             Some(bucket) => bucket.clone(),
@@ -154,12 +146,11 @@ impl Own {
         let endpoint = match &self.endpoint {
             Some(endpoint) => endpoint.clone(),
             None => {
-                let same = run.bucket.endpoint.clone().unwrap_or_default();
-                ask.text("--endpoint", "its store, https://host[:port] (empty: Amazon S3)", Some(&same))?
+                ask.text("--endpoint", ENDPOINT, Some(run.bucket.endpoint.as_deref().unwrap_or(AMAZON)))?
             }
         };
         let mut address = BucketAddress {
-            endpoint: Some(endpoint.trim_end_matches('/').to_owned()).filter(|endpoint| !endpoint.is_empty()),
+            endpoint: endpoint_of(&endpoint),
             region: run.bucket.region.clone(),
             bucket,
             prefix: self.prefix.clone().unwrap_or_default(),
@@ -181,14 +172,14 @@ impl Own {
             variables: ["MY_KEY_ID", "MY_SECRET"],
             may_be_environment: true,
         };
-        let keys = Keys::find(&which, &self.keys, ask, folder)?;
+        let keys = Keys::find(&which, &self.keys, ask, secrets)?;
         let which = Which {
-            of: "your bucket, for others to read",
+            of: "others to read your bucket",
             option: "--reader",
             variables: ["READER_KEY_ID", "READER_SECRET"],
             may_be_environment: false,
         };
-        let reader = Keys::find(&which, &self.reader, ask, folder)?;
+        let reader = Keys::find(&which, &self.reader, ask, secrets)?;
         Ok(OwnBucket { address, keys, reader })
     }
 }
@@ -225,7 +216,7 @@ mod tests {
             run_keys: keys(),
             own: Own { bucket: Some("mine".into()), keys: keys(), reader: keys(), ..Own::default() },
             allow_private_endpoints: true,
-            recognise: |_| None,
+            recognise: |_| Ok(None),
         }
     }
 

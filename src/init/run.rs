@@ -7,8 +7,8 @@ use brigade_protocol::ModelConfig;
 
 use super::ask::Ask;
 use super::dialect::{self, Recognise};
-use super::keys::{Keys, Which};
-use super::participant::bucket_lines;
+use super::keys::{Keys, Secrets, Which};
+use super::participant::{AMAZON, ENDPOINT, bucket_lines, endpoint_of};
 use super::{Made, create, expect_none, identity, quoted};
 
 /// What is known of a run that is to be; what is not is asked.
@@ -16,8 +16,14 @@ use super::{Made, create, expect_none, identity, quoted};
 pub struct Terms {
     /// What people call it.
     pub name: Option<String>,
-    /// Its bucket; of the dialect only what is said beside it counts.
-    pub bucket: BucketAddress,
+    /// Its bucket's name.
+    pub bucket: Option<String>,
+    /// Its store; Amazon's when empty.
+    pub endpoint: Option<String>,
+    /// Its region.
+    pub region: Option<String>,
+    /// Key prefix.
+    pub prefix: String,
     /// Which S3 its store speaks.
     pub dialect: Option<Dialect>,
     /// How a store is asked which.
@@ -51,17 +57,17 @@ impl Terms {
         };
         let model = ModelConfig::preset(&preset);
         anyhow::ensure!(model.is_some(), "--preset {preset} is none of {}", ModelConfig::PRESETS.join(", "));
-        let dialect = dialect::find(self.dialect, &self.bucket, self.recognise, ask)?;
-        let bucket = BucketAddress { dialect, ..self.bucket.clone() };
-        bucket.validate()?;
-        std::fs::create_dir_all(folder)?;
+        let bucket = self.address(ask)?;
+        let mut secrets = Secrets::default();
         let which = Which {
             of: "the run's bucket",
             option: "--bucket",
             variables: ["RUN_KEY_ID", "RUN_SECRET"],
             may_be_environment: true,
         };
-        let keys = Keys::find(&which, &self.keys, ask, folder)?;
+        let keys = Keys::find(&which, &self.keys, ask, &mut secrets)?;
+        std::fs::create_dir_all(folder)?;
+        secrets.write(folder)?;
         let identity = identity(&folder.join("identity.json"))?;
         let text = format!(
             "# Brigade: the terms of a run. What is left out has the values that trained Covenant-72B; docs/configuration.md has all.\n\
@@ -80,7 +86,34 @@ impl Terms {
             quoted(&preset),
         );
         create(&settings, &text)?;
-        Ok(Made { settings, identity, variables: keys.unset() })
+        let vocabulary = model.map(|model| model.vocab_size);
+        Ok(Made { settings, identity, variables: keys.unset(), vocabulary })
+    }
+
+    fn address(&self, ask: &mut dyn Ask) -> anyhow::Result<BucketAddress> {
+        let bucket = match &self.bucket {
+            Some(bucket) => bucket.clone(),
+            None => ask.text("--bucket", "the run's bucket", None)?,
+        };
+        let endpoint = match &self.endpoint {
+            Some(endpoint) => endpoint.clone(),
+            None => ask.text("--endpoint", ENDPOINT, Some(AMAZON))?,
+        };
+        let mut address = BucketAddress {
+            endpoint: endpoint_of(&endpoint),
+            region: "us-east-1".into(),
+            bucket,
+            prefix: self.prefix.clone(),
+            dialect: Dialect::Aws,
+        };
+        address.dialect = dialect::find(self.dialect, &address, self.recognise, ask)?;
+        address.region = match (&self.region, address.dialect) {
+            (Some(region), _) => region.clone(),
+            (None, Dialect::R2) => "auto".to_owned(),
+            (None, _) => ask.text("--region", "its region", Some("us-east-1"))?,
+        };
+        address.validate()?;
+        Ok(address)
     }
 }
 
@@ -95,19 +128,15 @@ mod tests {
     #[test]
     fn terms_are_read_as_they_were_written() {
         let folder = tempfile::tempdir().unwrap();
-        let bucket = BucketAddress {
-            endpoint: None,
-            region: "eu-central-1".into(),
-            bucket: "a-run".into(),
-            prefix: String::new(),
-            dialect: Dialect::Aws,
-        };
         let keys = [Some("env:A".to_owned()), Some("env:B".to_owned())];
         let terms = Terms {
             name: Some("first \"run\"".into()),
-            bucket,
+            bucket: Some("a-run".into()),
+            endpoint: None,
+            region: Some("eu-central-1".into()),
+            prefix: String::new(),
             dialect: None,
-            recognise: |_| None,
+            recognise: |_| Ok(None),
             keys,
             preset: Some("demo".into()),
         };
@@ -115,7 +144,9 @@ mod tests {
         assert_eq!(made.variables, ["A", "B"]);
         let settings: RunSettings = config::read(&made.settings).unwrap();
         assert_eq!(settings.name, "first \"run\"");
-        assert_eq!(settings.bucket.address("bucket").unwrap(), terms.bucket);
+        let address = settings.bucket.address("bucket").unwrap();
+        assert_eq!((address.bucket.as_str(), address.region.as_str()), ("a-run", "eu-central-1"));
+        assert_eq!((address.endpoint, address.dialect), (None, Dialect::Aws));
         let wrong = Terms { preset: Some("70b".into()), ..terms };
         let error = wrong.make(&folder.path().join("b"), &mut Silent).unwrap_err().to_string();
         assert!(error.contains("70b") && error.contains("demo"), "{error}");

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use brigade_bucket::{Access, Bucket, BucketOptions, Credentials};
+use brigade_bucket::{Access, Bucket, BucketOptions, Credentials, Dialect};
 
 use crate::config::{Participant, SecretRef};
 use crate::run::Run;
@@ -57,7 +57,21 @@ impl Target {
             Keys::Environment if is_set("RUN_KEY_ID") && is_set("RUN_SECRET") => {
                 pair(&SecretRef::env("RUN_KEY_ID"), &SecretRef::env("RUN_SECRET"))?
             }
-            Keys::Environment => Access::Environment,
+            Keys::Environment => {
+                let is_aws = [
+                    "AWS_ACCESS_KEY_ID",
+                    "AWS_PROFILE",
+                    "AWS_WEB_IDENTITY_TOKEN_FILE",
+                    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+                ];
+                // Another store knows nothing of a machine's role.
+                let may_be_role = url.bucket.dialect == Dialect::Aws || is_aws.into_iter().any(is_set);
+                anyhow::ensure!(
+                    may_be_role,
+                    "no key to read the run with: set RUN_KEY_ID and RUN_SECRET, give --key-id and --secret, or say --anonymous"
+                );
+                Access::Environment
+            }
             Keys::None => Access::Anonymous,
         };
         Ok(Self { bucket: Bucket::open(&url.bucket, access, options())?, url: url.clone() })

@@ -8,6 +8,8 @@ use brigade_protocol::{
 };
 use serde::Serialize;
 
+use super::loss;
+
 /// How far a window is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -248,7 +250,7 @@ impl Records {
             detail: exclusion.map(|exclusion| exclusion.detail.clone()),
             seconds: pinned.map(|pinned| seconds(open.opened_at.0, pinned.received_at.0)),
             bytes: pinned.map(|pinned| pinned.update.size),
-            loss: pinned.and_then(|pinned| mean(pinned.start_losses.iter().map(|loss| f64::from(*loss)))),
+            loss: pinned.and_then(|pinned| loss::mean(&pinned.start_losses)),
             share: share.map(|share| share.weight),
             norm: share.map(|share| share.norm),
             weight: standing.map(|standing| standing.weight),
@@ -276,10 +278,9 @@ impl Records {
     /// A line of the run's history; nothing before the window is closed.
     pub(super) fn summary(&self, tokens: u64) -> Option<Summary> {
         let (cutoff, close) = (self.cutoff.as_ref()?, self.close.as_ref()?);
-        let losses = cutoff
-            .pinned
-            .iter()
-            .map(|pinned| mean(pinned.start_losses.iter().map(|loss| f64::from(*loss))).unwrap_or(f64::NAN));
+        let is_merged = |peer| close.accepted.iter().any(|share| share.peer == peer);
+        let merged = cutoff.pinned.iter().filter(|pinned| is_merged(pinned.peer));
+        let stated = merged.filter_map(|pinned| loss::mean(&pinned.start_losses));
         let mut reasons = BTreeMap::new();
         for exclusion in &close.excluded {
             *reasons.entry(exclusion.reason).or_insert(0) += 1;
@@ -291,7 +292,7 @@ impl Records {
             window: close.window,
             closed_at: close.closed_at.0,
             seconds,
-            loss: mean(losses.filter(|loss| loss.is_finite())),
+            loss: loss::median(stated),
             merged: close.accepted.len(),
             excluded: close.excluded.len(),
             reasons,
@@ -315,7 +316,7 @@ pub struct Summary {
     pub closed_at: u64,
     /// Seconds from its opening to its close.
     pub seconds: Option<f64>,
-    /// Loss of θ at its start, nats a token, on the first sequences of all whose update was pinned; validators check it.
+    /// Loss of θ at its start, nats a token, each miner's on the first of its own sequences: the median of those that were merged.
     pub loss: Option<f64>,
     /// Updates merged.
     pub merged: usize,
@@ -367,9 +368,4 @@ fn points(opened_at: Option<u64>, cutoff: &Cutoff, close: &Close) -> Vec<Point> 
 
 fn seconds(from: u64, to: u64) -> f64 {
     to.saturating_sub(from) as f64 / 1000.0
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let (sum, number) = values.fold((0.0, 0), |(sum, number), value| (sum + value, number + 1));
-    (number > 0).then(|| sum / f64::from(number))
 }

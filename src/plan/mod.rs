@@ -25,7 +25,9 @@ use serde::{Deserialize, Serialize};
 pub use advice::{Advice, advise};
 pub use memory::{HostMemory, Memory, host_memory, memory};
 pub use prices::{Bill, Prices, R2, S3};
-pub use time::{Exchange, Link, exchange, exchange_bytes, flops_per_token, largest_delta, step_seconds};
+pub use time::{
+    Exchange, Link, ONE_PUT_BYTES, exchange, exchange_bytes, flops_per_token, largest_delta, step_seconds,
+};
 pub use traffic::{Asked, Traffic, Window};
 
 /// What a peer trains, and on what.

@@ -15,6 +15,8 @@ type Tiers = &'static [(f64, f64)];
 pub struct Prices {
     /// The provider.
     pub name: &'static str,
+    /// Bytes of what it calls a GB.
+    pub gb_bytes: f64,
     /// A million writes: class A.
     pub million_writes: f64,
     /// A million reads: class B.
@@ -28,6 +30,7 @@ pub struct Prices {
 /// Cloudflare R2.
 pub const R2: Prices = Prices {
     name: "R2",
+    gb_bytes: 1e9,
     million_writes: 4.50,
     million_reads: 0.36,
     kept: &[(f64::INFINITY, 0.015)],
@@ -37,6 +40,7 @@ pub const R2: Prices = Prices {
 /// Amazon S3.
 pub const S3: Prices = Prices {
     name: "S3",
+    gb_bytes: (1 << 30) as f64,
     million_writes: 5.00,
     million_reads: 0.40,
     kept: &[(51_200.0, 0.023), (460_800.0, 0.022), (f64::INFINITY, 0.021)],
@@ -66,8 +70,8 @@ impl Prices {
     pub fn bill(&self, traffic: Traffic, kept: f64) -> Bill {
         Bill {
             requests: (traffic.writes * self.million_writes + traffic.reads * self.million_reads) / 1e6,
-            kept: tiered(self.kept, kept / 1e9),
-            out: tiered(self.out, traffic.bytes_down / 1e9),
+            kept: tiered(self.kept, kept / self.gb_bytes),
+            out: tiered(self.out, traffic.bytes_down / self.gb_bytes),
         }
     }
 }
@@ -95,10 +99,11 @@ mod tests {
 
     #[test]
     fn a_bill_adds_up() {
-        let traffic = Traffic { reads: 1e6, writes: 2e6, bytes_up: 1e15, bytes_down: 1e12 };
-        let bill = S3.bill(traffic, 1e12);
+        let tb = 1000.0 * S3.gb_bytes;
+        let traffic = Traffic { reads: 1e6, writes: 2e6, bytes_up: 1e15, bytes_down: tb };
+        let bill = S3.bill(traffic, tb);
         assert_eq!((bill.requests, bill.kept, bill.out), (10.4, 23.0, 90.0));
         assert!((bill.total() - 123.4).abs() < 1e-9);
-        assert_eq!(R2.bill(traffic, 1e12).out, 0.0);
+        assert_eq!((R2.bill(traffic, 1e12).kept, R2.bill(traffic, 1e12).out), (15.0, 0.0));
     }
 }

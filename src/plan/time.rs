@@ -89,13 +89,16 @@ pub fn exchange_bytes(parameters: f64, link: &Link) -> (f64, f64) {
     (bytes(kept, link.bits), bytes(joint.min(most), link.delta_bits))
 }
 
-/// The largest object that stores take in one request, in bytes. A delta is written once, and so in one.
-const ONE_PUT_BYTES: f64 = 5.0 * (1_u64 << 30) as f64;
+/// The largest object that stores take in one request, in bytes: 5 GiB on S3, 5 MiB less on R2.
+pub const ONE_PUT_BYTES: f64 = ((5_u64 << 30) - (5 << 20)) as f64;
+
+/// How far a delta may come out larger than is told.
+const MARGIN: f64 = 1.05;
 
 /// Of every 4096 values the most that a delta may keep so that it can be written, if that is fewer than `link` leads to.
 pub fn largest_delta(parameters: f64, link: &Link) -> Option<u64> {
     let is_writable =
-        |delta_top_k| exchange_bytes(parameters, &Link { delta_top_k, ..*link }).1 <= ONE_PUT_BYTES;
+        |delta_top_k| MARGIN * exchange_bytes(parameters, &Link { delta_top_k, ..*link }).1 <= ONE_PUT_BYTES;
     if is_writable(link.delta_top_k) { None } else { (1..=4096).rev().find(|top_k| is_writable(*top_k)) }
 }
 

@@ -140,20 +140,24 @@ impl Window {
     pub fn aggregator(&self) -> Asked {
         let peers = self.miners + self.validators;
         let records = reads(14.0 + peers, 0.0) + writes(6.0, self.delta_bytes) + writes(1.0, 0.0);
+        // Nobody looks for a receipt any more once it is there.
+        let delivered =
+            (self.train_seconds + self.score_seconds - self.wait_seconds).clamp(0.0, self.train_seconds);
         let copies = reads(3.0, self.update_bytes) + writes(2.0, self.update_bytes);
         Asked {
             run: records + copies * self.miners + self.checkpoint() * (1.0 / self.checkpoint_every),
-            miner: reads(self.looks(self.train_seconds) + 2.0, self.update_bytes),
+            miner: reads(self.looks(delivered) + 2.0, self.update_bytes),
             validator: reads(self.looks(self.score_seconds), 0.0),
             ..Asked::default()
         }
     }
 
-    /// θ in files, error feedback in one, five small ones and the record.
+    /// θ in files, with an index where they are several, error feedback in one, four small ones and the record.
     fn checkpoint(&self) -> Traffic {
         let files = (self.theta_bytes / FILE_BYTES).ceil().max(1.0);
+        let index = if files > 1.0 { 1.0 } else { 0.0 };
         let theta = files * puts(self.theta_bytes / files);
-        reads(1.0, 0.0) + writes(theta + puts(self.theta_bytes) + 6.0, 2.0 * self.theta_bytes)
+        reads(1.0, 0.0) + writes(theta + puts(self.theta_bytes) + index + 5.0, 2.0 * self.theta_bytes)
     }
 
     /// All that is asked of the run's bucket in a window.

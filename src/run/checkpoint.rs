@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::Run;
 use crate::folder;
 
-/// The largest checkpoint file that is read, in bytes.
+/// The largest checkpoint file of a small model that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 64 << 30;
 
 /// What a checkpoint of a run is made of.
@@ -170,8 +170,19 @@ fn is_error_feedback(pin: &ObjectPin) -> bool {
     CheckpointFile::from_name(&pin.key) == Some(CheckpointFile::ErrorFeedback)
 }
 
+/// The largest checkpoint file that is read, in bytes: error feedback is one file, of 4 bytes a parameter and a header.
+fn most_bytes(model: &ModelConfig) -> u64 {
+    MAX_FILE_BYTES.max((model.num_parameters() as u64).saturating_mul(5))
+}
+
 async fn fetch(run: &Run, checkpoint: &Checkpoint, pin: &ObjectPin) -> anyhow::Result<Bytes> {
-    anyhow::ensure!(pin.size <= MAX_FILE_BYTES, "checkpoint file {} says it has {} bytes", pin.key, pin.size);
+    let most = most_bytes(&run.manifest().model);
+    anyhow::ensure!(
+        pin.size <= most,
+        "checkpoint file {} says it has {} bytes, more than {most}",
+        pin.key,
+        pin.size
+    );
     let file = CheckpointFile::from_name(&pin.key).context("the checkpoint names a file of no known kind")?;
     let key = RunKey::Checkpoint { window: checkpoint.window, file }.to_string();
     let wanted = Pin { etag: None, sha256: pin.sha256, size: pin.size };

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use brigade_bucket::keys::{DataFile, RunKey};
 use brigade_bucket::{Bucket, Creation};
+use brigade_codec::Layout;
 use brigade_protocol::{
     DatasetIndex, Digest, Envelope, FORMAT_VERSION, MAX_INDEX_BYTES, Manifest, Official, Parameters, Signed,
     Validator,
@@ -12,6 +13,7 @@ use brigade_protocol::{
 use bytes::Bytes;
 
 use super::checkpoint::Contents;
+use super::codec;
 use super::start::Start;
 use crate::config::RunSettings;
 use crate::data::Progress;
@@ -34,7 +36,7 @@ pub async fn create(
     progress: Progress,
 ) -> anyhow::Result<Signed<Manifest>> {
     let key = RunKey::Manifest.to_string();
-    anyhow::ensure!(bucket.head(&key).await?.is_none(), "{} holds a run already", bucket.name());
+    anyhow::ensure!(bucket.head(&key).await?.is_none(), "the bucket {} holds a run already", bucket.name());
     let data = |file| RunKey::Data(file).to_string();
     let index = bucket
         .get(&data(DataFile::Index), MAX_INDEX_BYTES)
@@ -64,7 +66,7 @@ pub async fn create(
         initial_state_root: Digest([0; 32]),
     };
     manifest.validate()?;
-    expect_writable_delta(&manifest)?;
+    expect_writable(&manifest)?;
     anyhow::ensure!(
         dataset.vocab_size as usize <= manifest.model.vocab_size,
         "model.vocab_size is {}, the tokenizer has {} tokens",
@@ -89,19 +91,28 @@ pub async fn create(
     contents.publish(bucket, identity.signing()).await?;
     match bucket.create(&key, Bytes::from(envelope.to_bytes())).await? {
         Creation::Created(_) => Ok(signed),
-        Creation::AlreadyExists => anyhow::bail!("{} holds a run already", bucket.name()),
+        Creation::AlreadyExists => anyhow::bail!("the bucket {} holds a run already", bucket.name()),
     }
 }
 
-/// A run whose delta its store refuses would never close a window.
-fn expect_writable_delta(manifest: &Manifest) -> anyhow::Result<()> {
+/// A run whose store refuses an update's copy or the delta would never close a window: both are written once, and so in one request.
+fn expect_writable(manifest: &Manifest) -> anyhow::Result<()> {
+    let tensors = manifest.model.tensors().into_iter().map(|tensor| (tensor.name, tensor.shape));
+    let codec = codec(&manifest.compression);
+    let update = brigade_codec::max_update_bytes(&Layout::new(tensors)?, &codec);
+    anyhow::ensure!(
+        update as f64 <= plan::ONE_PUT_BYTES,
+        "an update could have {:.1} GB, more than the 5 GiB that stores take at once; set compression.top_k or \
+         compression.bits lower",
+        update as f64 / 1e9
+    );
     let link = Link::of(manifest, manifest.windows.max_peers.into());
     let Some(most) = plan::largest_delta(manifest.model.num_parameters() as f64, &link) else {
         return Ok(());
     };
     anyhow::bail!(
-        "the delta of {} miners (windows.max_peers) would be larger than the 5 GiB that stores take at once; \
-         set outer.delta_top_k to at most {most}",
+        "the delta of {} miners would be larger than the 5 GiB that stores take at once; set outer.delta_top_k to at most \
+         {most}, or windows.max_peers lower",
         link.peers
     )
 }
@@ -122,7 +133,7 @@ mod tests {
         assert_eq!(plan::largest_delta(parameters("8b"), &link), None);
         let most = plan::largest_delta(parameters("covenant-72b"), &link).unwrap();
         let bytes = |delta_top_k| exchange_bytes(parameters("covenant-72b"), &Link { delta_top_k, ..link }).1;
-        assert!(bytes(most) <= 5.0 * 1024.0_f64.powi(3) && bytes(most + 1) > 5.0 * 1024.0_f64.powi(3));
+        assert!(bytes(most) <= 5.0 * 1024.0_f64.powi(3) && bytes(most + 32) > 5.0 * 1024.0_f64.powi(3));
         assert_eq!(plan::largest_delta(parameters("covenant-72b"), &Link { delta_top_k: 256, ..link }), None);
     }
 }

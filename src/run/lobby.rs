@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use brigade_bucket::keys::RunKey;
-use brigade_bucket::{Bucket, BucketAddress, BucketOptions, Credentials};
+use brigade_bucket::{Bucket, BucketAddress, BucketOptions, Credentials, names_private_host};
 use brigade_protocol::{Envelope, Join, Role};
 use bytes::Bytes;
 
@@ -45,5 +45,12 @@ pub fn open_bucket(identity: &Identity, join: &Join, options: BucketOptions) -> 
     let credentials: Credentials = serde_json::from_slice(&identity.open(&sealed)?)
         // serde's message might quote the secret.
         .map_err(|_| anyhow::anyhow!("what was sealed is no key pair"))?;
-    Ok(Bucket::open(&join.bucket, credentials, options)?)
+    let (is_guarded, is_private) = (options.public_only, names_private_host(&join.bucket));
+    let bucket = Bucket::open(&join.bucket, credentials, options).map_err(anyhow::Error::from);
+    match is_guarded && is_private {
+        true => {
+            bucket.context("set allow_private_endpoints = true if the run is within one machine or network")
+        }
+        false => bucket,
+    }
 }

@@ -30,8 +30,8 @@ use brigade_codec::{
 use brigade_protocol::checks::{Expected, expect_digest};
 use brigade_protocol::gauntlet::Standing;
 use brigade_protocol::{
-    Close, Cutoff, DatasetIndex, Digest, Envelope, FilePin, Manifest, ObjectPin, Open, PeerId, Record,
-    Roster, Signed, SigningKey, Verdict,
+    Close, Compression, Cutoff, DatasetIndex, Digest, Envelope, FilePin, Manifest, ObjectPin, Open, PeerId,
+    Record, Roster, Signed, SigningKey, Verdict,
 };
 use bytes::Bytes;
 
@@ -118,12 +118,7 @@ impl Run {
 
     /// How updates are compressed.
     pub fn codec(&self) -> CodecConfig {
-        let compression = &self.manifest().compression;
-        CodecConfig {
-            top_k: compression.top_k,
-            bits: code_bits(compression.bits),
-            error_feedback_decay: compression.error_feedback_decay,
-        }
+        codec(&self.manifest().compression)
     }
 
     /// How deltas are compressed.
@@ -342,6 +337,15 @@ pub(crate) fn frame_digest(file: &[u8], layout: &Layout) -> Digest {
         Frame::digest_in(file, layout)
             .expect("a file is no shorter than what stands in front of its sections"),
     )
+}
+
+/// How updates are compressed by such terms, which have been checked.
+fn codec(compression: &Compression) -> CodecConfig {
+    CodecConfig {
+        top_k: compression.top_k,
+        bits: code_bits(compression.bits),
+        error_feedback_decay: compression.error_feedback_decay,
+    }
 }
 
 fn code_bits(bits: u32) -> CodeBits {

@@ -35,6 +35,9 @@ impl FromStr for RunUrl {
     type Err = NoRunUrl;
 
     fn from_str(text: &str) -> Result<Self, NoRunUrl> {
+        if text.is_empty() {
+            return Err(none("it is empty: put quotes around the URL, as a shell ends a command at its `&`"));
+        }
         let url = Url::parse(text).map_err(|error| none(format_args!("`{text}`: {error}")))?;
         if url.scheme() != "s3"
             || !url.username().is_empty()

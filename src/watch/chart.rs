@@ -42,11 +42,7 @@ pub(super) fn curve(
     let chart = Chart::new(vec![line(&marked, Color::DarkGray), line(points, colour)])
         .block(block)
         .legend_position(None)
-        .x_axis(Axis::default().bounds([from, to]).labels([
-            number(from),
-            number(f64::midpoint(from, to)),
-            number(to),
-        ]))
+        .x_axis(Axis::default().bounds([from, to]).labels(windows(from, to).map(number)))
         .y_axis(Axis::default().bounds([low, high]).labels([number(low), number(high)]));
     frame.render_widget(chart, area);
 }
@@ -54,9 +50,30 @@ pub(super) fn curve(
 fn short(value: f64) -> String {
     if value.abs() >= 1000.0 {
         super::words::count(value)
-    } else if value.fract() == 0.0 {
+    } else if value.fract() == 0.0 || value.abs() >= 100.0 {
         format!("{value:.0}")
+    } else if value.abs() >= 10.0 {
+        format!("{value:.1}")
     } else {
         format!("{value:.3}")
+    }
+}
+
+/// Windows that stand below the curve: first, last, and the one between if there is one.
+fn windows(from: f64, to: f64) -> impl Iterator<Item = f64> {
+    let middle = f64::midpoint(from, to);
+    [from, middle, to].into_iter().filter(|window| window.fract() == 0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_short_and_windows_whole() {
+        let texts = [0.25, 4.125, 46.875, 261.152, 12_345.0].map(short);
+        assert_eq!(texts, ["0.250", "4.125", "46.9", "261", "12.3 k"]);
+        assert_eq!(windows(0.0, 1.0).collect::<Vec<_>>(), [0.0, 1.0]);
+        assert_eq!(windows(0.0, 10.0).collect::<Vec<_>>(), [0.0, 5.0, 10.0]);
     }
 }

@@ -61,6 +61,7 @@ fn title(overview: &Overview, window: Option<&Window>, app: &App) -> Vec<Line<'s
         first.push(Span::raw("no window is open yet"));
         return vec![Line::from(first)];
     };
+    let total = if overview.is_over { format!("{total}, the run is over") } else { total };
     let place = if app.past.is_some() { "past window" } else { "window" };
     first.push(Span::styled(format!("{place} {}{total}", window.window), bold));
     vec![Line::from(first), Line::from(news(overview, window))]
@@ -159,8 +160,8 @@ fn help(frame: &mut Frame<'_>) {
         "Esc        back to the newest window; then: end",
         "q Ctrl-C   end",
         "",
-        "loss is that of the global model at a window's start, on the first",
-        "sequences of all whose update was pinned; validators check it.",
+        "loss is that of the global model at a window's start, as miners state",
+        "it on their own sequences: the median of those that were merged.",
     ];
     let [area] = Layout::vertical([Constraint::Length(text.len() as u16 + 2)])
         .flex(ratatui::layout::Flex::Center)

@@ -59,7 +59,7 @@ fn line(row: &Row) -> Line<'static> {
     let cells = [
         Cell::from(row.peer.short().to_string()),
         Cell::from(role),
-        Cell::from(Span::styled(format!("{sign} {}", spaced(&row.state)), Style::new().fg(colour))),
+        Cell::from(Span::styled(format!("{sign} {}", state(row)), Style::new().fg(colour))),
         Cell::from(weight.map_or("–".to_owned(), |weight| format!("{weight:.2} %"))),
         Cell::from(number(row.rating, 1)),
         Cell::from(number(row.credit, 1)),
@@ -80,6 +80,14 @@ fn sign(state: State) -> (&'static str, Color) {
         State::Excluded => ("✘", Color::Red),
         State::Heard => ("✔", Color::Reset),
         State::Absent => ("–", Color::DarkGray),
+    }
+}
+
+/// What became of a participant. A validator is not absent before its turn.
+fn state(row: &Row) -> String {
+    match (row.role, row.state) {
+        (Role::Validator, State::Absent) => "not heard".to_owned(),
+        _ => spaced(&row.state),
     }
 }
 

@@ -30,4 +30,5 @@ pub use credentials::{Access, Credentials};
 pub use error::{BucketError, Result};
 pub use fence::{Fence, FenceRecord};
 pub use options::BucketOptions;
+pub use place::names_private_host;
 pub use wire::{Counters, RequestKind, ServerClock, Traffic, by_host};

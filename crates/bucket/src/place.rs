@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use brigade_protocol::{BucketAddress, Dialect};
 use reqwest::Url;
 
+use crate::wire::is_public;
 use crate::{BucketError, Result};
 
 /// Where requests go.
@@ -70,7 +71,11 @@ fn origin(endpoint: &str, dialect: Dialect) -> Result<String> {
     match url.scheme() {
         "https" => {}
         "http" if !matches!(dialect, Dialect::Aws | Dialect::R2) => {}
-        "http" => return wrong("must begin with https://: plain http is not safe across the internet"),
+        "http" => {
+            return wrong(
+                "must begin with https:// for aws and r2; `minio`, `ceph` and `embedded` are spoken over http:// too",
+            );
+        }
         _ => return wrong("must begin with https:// or http://"),
     }
     let bare = url.username().is_empty() && url.password().is_none() && url.path() == "/";
@@ -78,6 +83,16 @@ fn origin(endpoint: &str, dialect: Dialect) -> Result<String> {
         return wrong("must be https://host or https://host:port, with no user, path or query");
     }
     Ok(url.origin().ascii_serialization())
+}
+
+/// Whether the store at `address` is, by its name, one within a machine or a private network. What another name resolves to is not
+/// looked at.
+pub fn names_private_host(address: &BucketAddress) -> bool {
+    let is_private = |place: Place| match place.literal {
+        Some(host) => !is_public(host),
+        None => Url::parse(&place.origin).is_ok_and(|url| url.host_str() == Some("localhost")),
+    };
+    Place::of(address).is_ok_and(is_private)
 }
 
 /// Amazon's endpoint: virtual-hosted, except where the certificate does not cover the bucket's dots.

@@ -254,6 +254,11 @@ impl Windows {
         Duration::from_secs(self.train_seconds)
     }
 
+    /// From the cutoff on: the part of the time for scores in which validators read and measure; the rest is for sending.
+    pub fn measuring(&self) -> Duration {
+        self.score().mul_f64(0.6)
+    }
+
     /// From cutoff to the end of scoring.
     pub fn score(&self) -> Duration {
         Duration::from_secs(self.score_seconds)

@@ -6,9 +6,9 @@ const PAD = { left: 50, right: 10, top: 8, bottom: 20 };
 function niceTicks(low, high, count, isWhole) {
   const raw = Math.max((high - low) / count || 1, isWhole ? 1 : 0), power = 10 ** Math.floor(Math.log10(raw));
   const step = (isWhole && power === 1 ? [1, 2, 5, 10] : [1, 2, 2.5, 5, 10]).map((m) => m * power).find((one) => one >= raw * 0.999);
-  const ticks = [];
-  for (let i = Math.ceil(low / step - 1e-9); i * step <= high + step * 1e-9; i++) ticks.push(i * step);
-  return ticks;
+  const first = Math.ceil(low / step - 1e-9), number = Math.floor(high / step + 1e-9) - first + 1;
+  // Values are strangers': beyond what a double can tell apart there are no ticks between.
+  return Array.from({ length: Math.max(0, Math.min(number, 24)) }, (_, i) => (first + i) * step);
 }
 function logTicks(low, high) {
   const first = Math.floor(Math.log10(low)), last = Math.max(first + 1, Math.ceil(Math.log10(high)));

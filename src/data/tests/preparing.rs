@@ -90,7 +90,7 @@ fn a_rerun_gives_the_same_bytes_wherever_it_writes() {
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let sink = ObjectSink::new(Arc::clone(&store), Key::from("sets/a"), runtime.handle().clone());
+    let sink = ObjectSink::new(Arc::clone(&store), "a bucket", Key::from("sets/a"), runtime.handle().clone());
     prepare(&options, &sink, Progress::hidden()).unwrap();
     for (name, bytes) in &first {
         let key = Key::from("sets/a").join(name.as_str());

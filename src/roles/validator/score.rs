@@ -13,9 +13,6 @@ use crate::roles::samples::{Ticket, batches};
 use crate::run::replica::Replica;
 use crate::scoring::{Candidate, Exam, Stage, Start};
 
-/// The share of the time for scores that is spent on measuring; the rest is for sending them.
-const MEASURING: f64 = 0.6;
-
 impl Validator {
     /// Rates every pinned update, or as many as there is time for.
     pub(super) async fn score(
@@ -33,7 +30,7 @@ impl Validator {
         // Where time is short, chance decides who is not measured, and another in every window and at every validator.
         let order = Digest::of_parts("brigade order v1", &[&cutoff.digest.0, &self.identity.id().0]);
         let first = order.0[0] as usize * candidates.len() / 256;
-        let (theta, until) = (Arc::clone(&replica.theta), manifest.windows.score().mul_f64(MEASURING));
+        let (theta, until) = (Arc::clone(&replica.theta), manifest.windows.measuring());
         let shutdown = self.pace.shutdown.clone();
         let measured = self.model.call(move |trainer| {
             let exam = Exam { scoring: &scoring, theta: theta.tensors(), step, candidates: &candidates };

@@ -75,7 +75,7 @@ impl Bucket {
         if !error.is_transient() {
             return Err(error);
         }
-        tracing::warn!(%error, failures, "polling goes on");
+        tracing::warn!(%error, "the store does not answer as it should; asking again");
         Ok(failures.saturating_add(1))
     }
 }
