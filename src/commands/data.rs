@@ -18,6 +18,7 @@ use crate::data::{
     DEFAULT_HELDOUT_FRACTION, DEFAULT_SHARD_TOKENS, DEFAULT_TEXT_COLUMN, FolderSink, ObjectSink,
     PrepareOptions, Prepared, Progress, Sink, TokenizerChoice, prepare,
 };
+use crate::spelling::several;
 
 /// What to do with text.
 #[derive(Debug, clap::Subcommand)]
@@ -203,9 +204,10 @@ fn summary(prepared: &Prepared, sink: &dyn Sink, took: Duration) -> String {
     }
     line("vocabulary", format!("{} tokens", HumanCount(index.vocab_size.into())));
     for split in [Split::Train, Split::Heldout] {
-        let (tokens, shards) = (HumanCount(index.tokens(split)), index.shards(split).len());
+        let tokens = HumanCount(index.tokens(split));
+        let shards = several(index.shards(split).len() as u64, "shard");
         let density = index.bytes_per_token(split).unwrap_or(0.0);
-        line(split.name(), format!("{tokens} tokens in {shards} shards, {density:.3} bytes a token"));
+        line(split.name(), format!("{tokens} tokens in {shards}, {density:.3} bytes a token"));
     }
     out
 }

@@ -197,12 +197,10 @@ fn run_terms(args: RunArgs) -> anyhow::Result<()> {
         &made,
         &[
             format!("name the validators in {settings}, and change what you want otherwise"),
-            format!(
-                "brigade data prepare --config {settings} --input TEXT… --train-bpe {vocabulary}      # or --tokenizer FILE"
-            ),
-            format!(
-                "brigade run create --config {settings}      # prints the run's URL: give it to whoever is to join"
-            ),
+            format!("brigade data prepare --config {settings} --input TEXT… --train-bpe {vocabulary}"),
+            "    or --tokenizer FILE".to_owned(),
+            format!("brigade run create --config {settings}"),
+            "    prints the run's URL: give it to whoever is to join".to_owned(),
             format!("brigade init aggregator --run RUN_URL --dir {folder}"),
         ],
     )

@@ -188,9 +188,8 @@ async fn own_bucket(
     };
     store::reach(found, &bucket, "bucket", section).await.ok()?;
     store::promises(found, &bucket, "bucket").await.ok()?;
+    store::lifecycle(found, patient, false).await;
     found.section = "readers' key";
     let _ = store::reader(found, patient, &bucket).await;
-    found.section = "your bucket";
-    store::lifecycle(found, patient, false).await;
     Some(bucket)
 }

@@ -31,10 +31,7 @@ pub(super) async fn reach(
     if let Err(error) = read {
         return Err(failed(found, section, &error, "reading"));
     }
-    found.good(
-        "read",
-        format!("{} can be read; an object that is not there is told as missing", bucket.name()),
-    );
+    found.good("read", format!("{} can be read", bucket.name()));
     Ok(())
 }
 
@@ -285,9 +282,9 @@ async fn least_privilege(
             "tell the operator: whoever has such a key can damage the run",
         );
     } else if admin.may_write(&RunKey::Lobby(PeerId([0; 32])).to_string()).await? {
-        found.good("least_privilege", "your key writes nothing beyond the lobby; others' places there, too");
+        found.good("least_privilege", "your key writes the lobby, others' places too, and nothing else");
     } else {
-        found.good("least_privilege", "your key writes your own place in the lobby and nothing else");
+        found.good("least_privilege", "your key writes your place in the lobby and nothing else");
     }
     Ok(())
 }
