@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use brigade_protocol::DatasetIndex;
 use serde::Serialize;
 
+use super::plan::Codes;
 use crate::plan::{Asked, Bill, Link, Prices, R2, S3, Traffic, Window, exchange_bytes, largest_delta};
 use crate::spelling::several;
 
@@ -35,18 +36,8 @@ pub(super) struct Args {
     /// As in everybody's settings.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=3_600_000))]
     poll_milliseconds: u64,
-    /// Values that an update keeps of every 4096.
-    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4096))]
-    top_k: u64,
-    /// Bits of an update's code, its sign included.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=4))]
-    bits: u8,
-    /// Values that the delta keeps of every 4096; 0: all that an update has kept.
-    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=4096))]
-    delta_top_k: u64,
-    /// Bits of the delta's code, its sign included.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=4))]
-    delta_bits: u8,
+    #[command(flatten)]
+    codes: Codes,
     /// Shards of the dataset that a peer draws from in a window.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     shards_per_window: u64,
@@ -112,8 +103,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 fn costs(args: &Args) -> anyhow::Result<Costs> {
     let model = super::plan::model(&args.model)?;
     let parameters = model.num_parameters() as f64;
-    let Args { miners, top_k, bits, delta_top_k, delta_bits, .. } = *args;
-    let link = Link { up: 1.0, down: 1.0, peers: miners, top_k, bits, delta_bits, delta_top_k };
+    let link = args.codes.link(1.0, 1.0, args.miners);
     let token_bytes = f64::from(DatasetIndex::token_bytes_for(u32::try_from(model.vocab_size)?));
     let window = window(args, &link, parameters, token_bytes);
     let seconds = window.train_seconds + window.score_seconds;

@@ -60,6 +60,16 @@ pub(super) struct Args {
     /// Miners of the run: their updates make a delta.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=65_536))]
     peers: u64,
+    #[command(flatten)]
+    codes: Codes,
+    /// Answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How updates and the delta are coded.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct Codes {
     /// Values that an update keeps of every 4096.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=4096))]
     top_k: u64,
@@ -72,9 +82,14 @@ pub(super) struct Args {
     /// Bits of the delta's code, its sign included.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=4))]
     delta_bits: u8,
-    /// Answer as JSON.
-    #[arg(long)]
-    json: bool,
+}
+
+impl Codes {
+    /// A line of `up` and `down` bits a second, in a run of so many `peers`.
+    pub(super) fn link(self, up: f64, down: f64, peers: u64) -> Link {
+        let Self { top_k, bits, delta_top_k, delta_bits } = self;
+        Link { up, down, peers, top_k, bits, delta_bits, delta_top_k }
+    }
 }
 
 /// What is answered.
@@ -114,8 +129,7 @@ fn make(args: &Args) -> anyhow::Result<Plan> {
     let setup = setup(args)?;
     let (gpu, host) = (plan::memory(&setup), plan::host_memory(&setup));
     let step_seconds = plan::step_seconds(&setup, args.batch_tokens, args.flops * 1e12, args.mfu);
-    let Args { peers, top_k, bits, delta_top_k, delta_bits, .. } = *args;
-    let link = Link { up: args.up * 1e6, down: args.down * 1e6, peers, top_k, bits, delta_bits, delta_top_k };
+    let link = args.codes.link(args.up * 1e6, args.down * 1e6, args.peers);
     let exchange = plan::exchange(&setup, &link);
     let compute_seconds = step_seconds * args.inner_steps as f64;
     let exchange_seconds = exchange.up_seconds + exchange.down_seconds;
