@@ -204,3 +204,38 @@ fn what_pages_show_is_what_is_printed() {
     }
     assert!(number >= 3, "{number}");
 }
+
+/// As mdBook gets them, pages link to pages that are in the book, and nothing else is left of a link.
+#[test]
+fn the_book_has_no_dead_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = folder.path().join("book");
+    let python =
+        std::process::Command::new("python3").arg(root().join("scripts/book.py")).arg(&book).status();
+    assert!(python.unwrap().success());
+    let (mut wrong, mut number, mut folders) = (Vec::new(), 0, vec![book]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            if path.extension().is_none_or(|extension| extension != "md") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            for link in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+                if link.is_empty() || link.starts_with("http") || link.contains(' ') {
+                    continue;
+                }
+                number += 1;
+                if !folder.join(link).is_file() {
+                    wrong.push(format!("{}: {link}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(number > 100, "{number}");
+}
