@@ -182,7 +182,7 @@ impl fmt::Display for Event {
         match self {
             Self::Ready { peer, run } => write!(f, "peer {} in run {}", peer.short(), run.short()),
             Self::Synced { window, state_root } => {
-                write!(f, "θ of window {window}, state root {}; the window is waited for", state_root.short())
+                write!(f, "θ of window {window}, state root {}", state_root.short())
             }
             Self::Waiting { miners, needed } => write!(f, "waiting for miners: {miners} of {needed}"),
             Self::Opened { window, miners } => {
@@ -203,7 +203,7 @@ impl fmt::Display for Event {
                 write!(f, "window {window} cut off, {pinned} updates count, {excluded} do not")
             }
             Self::Scored { window, updates, seconds } => {
-                write!(f, "window {window} scored, {updates} updates in {seconds:.1} s")
+                write!(f, "window {window} scored, {} in {seconds:.1} s", several(*updates as u64, "update"))
             }
             Self::Judged { window, weights } => {
                 let paid = weights.values().filter(|weight| **weight > 0.0).count();

@@ -92,6 +92,23 @@ fn somebody_elses_identity_is_no_aggregator() {
 }
 
 #[test]
+fn a_run_without_validators_is_one_only_if_that_is_meant() {
+    let world = World::new(Store::embedded(), 1, &Terms::default());
+    let path = world.dir.path().join("run.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (head, rest) = text.split_once("[[validators]]").unwrap();
+    let rest = &rest[rest.find("[model]").unwrap()..];
+    std::fs::write(&path, format!("{head}{rest}")).unwrap();
+    brigade_fails(
+        &["run", "create", "--config"],
+        &[&path],
+        &["run.toml", "[[validators]]", "--without-validators"],
+    );
+    let meant = ["run", "create", "--without-validators", "--config"];
+    brigade_fails(&meant, &[&path], &["holds a run already"]);
+}
+
+#[test]
 fn a_run_is_not_created_twice() {
     let world = World::new(Store::embedded(), 1, &Terms::default());
     brigade_fails(

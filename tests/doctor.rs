@@ -199,6 +199,8 @@ fn the_machine_and_the_run() {
     expect("no validator", &found, "run", "role", &["does not name"]);
     let found = ward.with("", "state = ", "role = \"validator\"\nstate = ");
     expect("a validator's settings", &found, "run", "role", &["does not name"]);
+    let found = ward.with("", "\"identity.json\"", "\"../aggregator/identity.json\"");
+    expect("somebody else's identity", &found, "run", "role", &["is the aggregator", "brigade identity new"]);
 
     // A file where the folder is to be: nobody can write there, not even root.
     let file = ward.world.dir.path().join("file");

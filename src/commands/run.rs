@@ -1,6 +1,7 @@
 //! `brigade run`: create a run, fetch its model.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -9,8 +10,9 @@ use brigade_protocol::PeerId;
 use brigade_protocol::gauntlet::{Standing, set_weights};
 
 use super::answer;
-use crate::config::{self, Participant, RunSettings};
+use crate::config::{Participant, RunSettings};
 use crate::data::Progress;
+use crate::folder::Aside;
 use crate::identity::Identity;
 use crate::run::url::RunUrl;
 use crate::run::{Run, checkpoint, create};
@@ -23,6 +25,9 @@ pub(super) enum Action {
         /// The terms of the run (TOML).
         #[arg(long, value_name = "FILE")]
         config: PathBuf,
+        /// Let nobody score: every update that can be read is merged, and nobody is judged.
+        #[arg(long)]
+        without_validators: bool,
     },
     /// Download the newest checkpoint as a Hugging Face folder.
     Download {
@@ -57,8 +62,14 @@ pub(super) enum Action {
 pub(super) fn run(action: Action) -> anyhow::Result<()> {
     super::runtime()?.block_on(async {
         match action {
-            Action::Create { config } => {
-                let settings: RunSettings = config::read(&config)?;
+            Action::Create { config, without_validators } => {
+                let settings = RunSettings::read(&config)?;
+                anyhow::ensure!(
+                    without_validators || !settings.validators.is_empty(),
+                    "{} names no validator, and later none can be added: add [[validators]] with what `brigade identity show` \
+                     says of each, or say --without-validators to let every update count unseen",
+                    config.display()
+                );
                 let folder = config.parent().unwrap_or(Path::new(""));
                 let identity = Identity::load(&folder.join(&settings.identity))?;
                 let bucket = settings.bucket.open("bucket", folder, BucketOptions::default())?;
@@ -66,13 +77,20 @@ pub(super) fn run(action: Action) -> anyhow::Result<()> {
                 let manifest =
                     create::create(&bucket, &settings, folder, &identity, Progress::terminal()).await?;
                 let (bucket, id) = (settings.bucket.address("bucket")?, manifest.run());
-                answer(serde_json::json!({ "run_id": id, "run_url": RunUrl { bucket, id } }))
+                let url = RunUrl { bucket, id };
+                // A person copies it to a command line, where its `&` must be quoted.
+                match std::io::stdout().is_terminal() {
+                    true => answer(format!("run id   {id}\nrun URL  '{url}'")),
+                    false => answer(serde_json::json!({ "run_id": id, "run_url": url })),
+                }
             }
             Action::Download { config, out } => {
                 let settings = Participant::read(&config)?;
                 let run = Run::load(settings.open_run()?, &settings.run_id, settings.poll()).await?;
                 let newest = checkpoint::latest(&run).await?.record;
-                checkpoint::download(&run, &newest, &out).await?;
+                let aside = Aside::begin(&out)?;
+                checkpoint::download(&run, &newest, aside.path()).await?;
+                aside.finish()?;
                 answer(serde_json::json!({ "window": newest.window, "folder": out }))
             }
             Action::Weights { config, window, uids, json } => {

@@ -26,6 +26,12 @@ pub fn explain(section: &str, error: &BucketError) -> (&'static str, String) {
         ),
         BucketError::NoKeys { .. } => ("keys", format!("set {keys}, or the AWS environment's")),
         BucketError::InvalidCredentials { .. } => ("keys", format!("correct {keys}")),
+        BucketError::Denied { .. } if section != place => (
+            "permissions",
+            format!(
+                "name another key in [{section}], or let its policy read {place}.bucket (bucket-layout.md §10)"
+            ),
+        ),
         BucketError::Denied { .. } => (
             "permissions",
             format!(

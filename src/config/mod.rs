@@ -76,7 +76,12 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
     toml::from_str(&text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start.min(text.len()));
         let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
-        let key = text.lines().nth(line - 1).and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
+        let here = text.lines().nth(line - 1).map(str::trim);
+        // The key or the section. What else stands in a line may be a secret.
+        let key = here.and_then(|here| match here.starts_with('[') {
+            true => Some(here),
+            false => here.split_once('=').map(|(key, _)| key.trim()),
+        });
         let mut message = with_nearest(error.message());
         if let Some(key) = key.filter(|key| !message.contains(*key)) {
             message = format!("{key}: {message}");

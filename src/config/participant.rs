@@ -148,7 +148,9 @@ impl Participant {
     ) -> Result<Self, ConfigError> {
         let (mut settings, from_environment) = super::read_with::<Self>(path, variables)?;
         settings.from_environment = from_environment;
-        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        // A path of one part has an empty parent, which no call of the system takes for this folder.
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let folder = parent.unwrap_or(Path::new(".")).to_owned();
         settings.identity = folder.join(&settings.identity);
         settings.state = folder.join(&settings.state);
         settings.path = path.to_owned();
@@ -169,6 +171,19 @@ impl Participant {
             text += &format!("# {setting} is that of {variable}\n");
         }
         Ok(text + &toml::to_string_pretty(&toml::Table::try_from(self)?)?)
+    }
+
+    /// Files that secrets are in.
+    pub fn secret_files(&self) -> Vec<PathBuf> {
+        let folder = self.path.parent().unwrap_or(Path::new(""));
+        let sections = [Some(&self.run), self.bucket.as_ref()].into_iter().flatten();
+        let of_section = |section: &BucketSection| {
+            let reader =
+                section.reader.iter().flat_map(|pair| [&pair.access_key_id, &pair.secret_access_key]);
+            let own = section.access_key_id.iter().chain(&section.secret_access_key);
+            own.chain(reader).filter_map(|secret| secret.file(folder)).collect::<Vec<_>>()
+        };
+        sections.flat_map(of_section).collect()
     }
 
     /// Whether these are the settings of `role`, as far as they say so.

@@ -1,13 +1,13 @@
 //! The file behind `brigade run create`: the terms that an operator sets.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use brigade_protocol::gauntlet::Gauntlet;
 use brigade_protocol::{Compression, ModelConfig, Outer, PeerId, Scoring, Training, Windows};
 use serde::Deserialize;
 use serde::de::Error as _;
 
-use super::BucketSection;
+use super::{BucketSection, ConfigError};
 
 /// The terms of a run. What is left out has the values that trained Covenant-72B (arXiv 2603.08163).
 #[derive(Clone, Debug, Deserialize)]
@@ -45,6 +45,23 @@ pub struct RunSettings {
     /// How they are judged.
     #[serde(default)]
     pub gauntlet: Gauntlet,
+}
+
+impl RunSettings {
+    /// Reads the file. Sequences are as long as the model's context where that is shorter than usual and nothing else is said.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, the line and the setting.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let mut settings: Self = super::read(path)?;
+        let given: toml::Table = super::read(path)?;
+        let is_given = given.get("training").and_then(|training| training.get("sequence_length")).is_some();
+        if let (false, ModelSection::Shape(model)) = (is_given, &settings.model) {
+            let longest = u32::try_from(model.max_position_embeddings).unwrap_or(u32::MAX);
+            settings.training.sequence_length = settings.training.sequence_length.min(longest);
+        }
+        Ok(settings)
+    }
 }
 
 /// A validator, as `brigade identity show` prints it.

@@ -1,7 +1,7 @@
 //! Secrets by reference: `env:NAME`, `file:PATH`, or, where nothing better is at hand, the text itself.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -53,6 +53,11 @@ impl SecretRef {
 }
 
 impl SecretRef {
+    /// The file that it is in, if it is in one; relative paths start at `folder`.
+    pub fn file(&self, folder: &Path) -> Option<PathBuf> {
+        self.0.strip_prefix("file:").map(|path| folder.join(path))
+    }
+
     /// A reference is no secret and helps to find a mistake; anything else may be one.
     fn masked(&self) -> &str {
         let is_reference = self.0.starts_with("env:") || self.0.starts_with("file:");

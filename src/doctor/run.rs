@@ -1,7 +1,7 @@
 //! The manifest, the participant's place in it, its data, its news.
 
 use brigade_bucket::keys::{DataFile, RunKey};
-use brigade_bucket::{Bucket, BucketError};
+use brigade_bucket::{Bucket, BucketError, names_private_host};
 use brigade_protocol::{Exclusion, ShardId};
 
 use super::{Examination, Patient, Stopped};
@@ -131,7 +131,22 @@ fn place(found: &mut Examination<'_>, patient: &Patient<'_>, run: &Run) -> Optio
             let remedy = "validators are fixed when a run is created: take part as a miner, or use the identity that was named";
             found.bad("role", said, remedy);
         }
+        (Role::Miner, _) if entry.is_some() || manifest.aggregator.id == id => {
+            let whose = if entry.is_some() { "a validator" } else { "the aggregator" };
+            let remedy = "set `identity` to a file of the miner's own (`brigade identity new`)";
+            found.bad("role", format!("{} is {whose} of this run, and no miner", id.short()), remedy);
+        }
         (Role::Miner, _) => found.good("role", "a miner"),
+    }
+    if role == Role::Aggregator && !patient.settings.allow_private_endpoints {
+        let address = patient.settings.run.address("run");
+        if address.is_ok_and(|address| names_private_host(&address)) {
+            found.warn(
+                "private_endpoints",
+                "the run's store has a private address, and buckets of others that have one are refused",
+                "set allow_private_endpoints = true if all of the run is within one machine or network",
+            );
+        }
     }
     Some(role)
 }

@@ -1,5 +1,6 @@
 //! The settings file, the identity, the state folder.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::{Examination, Stopped};
@@ -15,6 +16,13 @@ pub(super) fn file(found: &mut Examination<'_>, path: &Path) -> Result<Participa
                 number => format!("{}, {number} of them from BRIGADE_… variables", path.display()),
             };
             found.good("settings", said);
+            let is_open = |path: &std::path::PathBuf| {
+                std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0)
+            };
+            if let Some(path) = settings.secret_files().into_iter().find(is_open) {
+                let path = path.display();
+                found.warn("secrets", format!("everybody on this machine can read {path}"), format!("chmod 600 {path}"));
+            }
             Ok(settings)
         }
         Err(error) => Err(found.bad(

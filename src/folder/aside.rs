@@ -8,7 +8,7 @@ use anyhow::Context as _;
 
 /// A folder that is written beside its place, and removed again unless it is finished.
 #[derive(Debug)]
-pub(super) struct Aside {
+pub(crate) struct Aside {
     unfinished: PathBuf,
     finished: PathBuf,
     is_finished: bool,
@@ -19,7 +19,7 @@ impl Aside {
     ///
     /// # Errors
     /// When something is at `place`, or somebody else is writing it.
-    pub(super) fn begin(place: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn begin(place: &Path) -> anyhow::Result<Self> {
         let name = place.file_name().with_context(|| format!("{} cannot be made anew", place.display()))?;
         match fs::read_dir(place).map(|mut entries| entries.next()) {
             Ok(Some(_)) => anyhow::bail!("{} is not empty; name a new folder", place.display()),
@@ -43,7 +43,7 @@ impl Aside {
     }
 
     /// Where to write.
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.unfinished
     }
 
@@ -51,7 +51,7 @@ impl Aside {
     ///
     /// # Errors
     /// When the disk is full or not writable.
-    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) -> anyhow::Result<()> {
         let path = self.unfinished.join(name);
         let write = || {
             let mut file = File::create(&path)?;
@@ -65,7 +65,7 @@ impl Aside {
     ///
     /// # Errors
     /// When there is something by now.
-    pub(super) fn finish(mut self) -> anyhow::Result<()> {
+    pub(crate) fn finish(mut self) -> anyhow::Result<()> {
         let rename = || {
             File::open(&self.unfinished)?.sync_all()?;
             fs::rename(&self.unfinished, &self.finished)?;

@@ -10,6 +10,7 @@ mod read;
 mod weights;
 mod write;
 
+pub(crate) use aside::Aside;
 pub use copy::{Float, Form, Written, copy};
 pub use header::Step;
 pub use open::Folder;

@@ -14,6 +14,22 @@ pub trait Ask {
     /// When there is no answer.
     fn text(&mut self, option: &str, question: &str, default: Option<&str>) -> anyhow::Result<String>;
 
+    /// The same, asked again until `check` is content with the answer.
+    ///
+    /// # Errors
+    /// When there is no answer, or nobody to give another one.
+    fn text_that(
+        &mut self,
+        option: &str,
+        question: &str,
+        default: Option<&str>,
+        check: &dyn Fn(&str) -> Result<(), String>,
+    ) -> anyhow::Result<String> {
+        let answer = self.text(option, question, default)?;
+        check(&answer).map_err(|error| anyhow::anyhow!("{option}: {error}"))?;
+        Ok(answer)
+    }
+
     /// The same, not shown while it is typed. An empty answer is none.
     ///
     /// # Errors
@@ -51,16 +67,42 @@ pub struct Silent;
 #[must_use]
 pub fn whoever(is_silent: bool) -> Box<dyn Ask> {
     let is_terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-    if is_terminal && !is_silent { Box::new(Terminal::default()) } else { Box::new(Silent) }
+    if !is_terminal || is_silent {
+        return Box::new(Silent);
+    }
+    leave_cleanly();
+    Box::new(Terminal::default())
+}
+
+/// A choice hides the cursor; Ctrl-C must not leave it so.
+fn leave_cleanly() {
+    std::thread::spawn(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        if runtime.is_ok_and(|runtime| runtime.block_on(tokio::signal::ctrl_c()).is_ok()) {
+            let _ = dialoguer::console::Term::stderr().show_cursor();
+            std::process::exit(130);
+        }
+    });
 }
 
 impl Ask for Terminal {
-    fn text(&mut self, _option: &str, question: &str, default: Option<&str>) -> anyhow::Result<String> {
+    fn text(&mut self, option: &str, question: &str, default: Option<&str>) -> anyhow::Result<String> {
+        self.text_that(option, question, default, &|_| Ok(()))
+    }
+
+    fn text_that(
+        &mut self,
+        _option: &str,
+        question: &str,
+        default: Option<&str>,
+        check: &dyn Fn(&str) -> Result<(), String>,
+    ) -> anyhow::Result<String> {
         let input = Input::<String>::with_theme(&self.0).with_prompt(question);
         let input = match default {
             Some(default) => input.default(default.to_owned()).allow_empty(default.is_empty()),
             None => input,
         };
+        let input = input.validate_with(|answer: &String| check(answer.trim()));
         Ok(input.interact_text()?.trim().to_owned())
     }
 

@@ -66,13 +66,15 @@ impl Keys {
         let id = match &gave[0] {
             Some(id) => id.clone(),
             None => {
-                let default = format!("env:{id_variable}");
+                let default = secrets.usual(id_variable);
                 ask.text(&options[0], &format!("access key for {}", which.of), Some(&default))?
             }
         };
         let secret = match &gave[1] {
             Some(secret) => secret.clone(),
-            None => ask.secret(&options[1], &format!("its secret (empty: env:{secret_variable})"))?,
+            None => {
+                ask.secret(&options[1], &format!("its secret (empty: {})", secrets.usual(secret_variable)))?
+            }
         };
         let id = secrets.keep(&id, id_variable);
         Ok(Self::Pair { id, secret: secrets.keep(&secret, secret_variable) })
@@ -104,32 +106,49 @@ fn is_reference(text: &str) -> bool {
 
 /// What was typed and is to lie in a file of its own. Nothing is written before everything was answered: who gives up half-way leaves
 /// nothing behind.
-#[derive(Debug, Default)]
-pub(super) struct Secrets(Vec<(String, String)>);
+#[derive(Debug)]
+pub(super) struct Secrets {
+    folder: PathBuf,
+    typed: Vec<(String, String)>,
+}
 
 impl Secrets {
+    /// Those beside settings in `folder`.
+    pub(super) fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), typed: Vec::new() }
+    }
+
+    /// Where a secret is when nobody says it: in a file that was written before, else in the environment.
+    fn usual(&self, variable: &str) -> String {
+        let name = variable.to_lowercase();
+        match self.folder.join(SECRETS).join(&name).exists() {
+            true => format!("file:{SECRETS}/{name}"),
+            false => format!("env:{variable}"),
+        }
+    }
+
     /// A reference to `answer`, which is to be written into a file of its own unless it is one.
     fn keep(&mut self, answer: &str, variable: &str) -> String {
         if answer.is_empty() {
-            return format!("env:{variable}");
+            return self.usual(variable);
         }
         if is_reference(answer) {
             return answer.to_owned();
         }
         let name = variable.to_lowercase();
         let reference = format!("file:{SECRETS}/{name}");
-        self.0.push((name, answer.to_owned()));
+        self.typed.push((name, answer.to_owned()));
         reference
     }
 
-    /// Writes them beside the settings in `folder`, for their owner alone.
+    /// Writes them, for their owner alone.
     ///
     /// # Errors
     /// When a file cannot be written, or holds another secret already.
-    pub(super) fn write(&self, folder: &Path) -> anyhow::Result<()> {
-        let secrets = folder.join(SECRETS);
+    pub(super) fn write(&self) -> anyhow::Result<()> {
+        let secrets = self.folder.join(SECRETS);
         let files: Vec<(PathBuf, String)> =
-            self.0.iter().map(|(name, secret)| (secrets.join(name), format!("{secret}\n"))).collect();
+            self.typed.iter().map(|(name, secret)| (secrets.join(name), format!("{secret}\n"))).collect();
         let is_there = |(path, text): &&(PathBuf, String)| path.exists() && !holds(path, text);
         if let Some((path, _)) = files.iter().find(is_there) {
             anyhow::bail!(
@@ -185,8 +204,8 @@ mod tests {
         }
     }
 
-    fn typed(id: &'static str, secret: &'static str) -> (Keys, Secrets) {
-        let mut secrets = Secrets::default();
+    fn typed(folder: &Path, id: &'static str, secret: &'static str) -> (Keys, Secrets) {
+        let mut secrets = Secrets::new(folder);
         let keys = Keys::find(&WHICH, &[None, None], &mut Typed(vec![id, secret]), &mut secrets).unwrap();
         (keys, secrets)
     }
@@ -194,42 +213,47 @@ mod tests {
     #[test]
     fn what_is_typed_is_kept_where_only_its_owner_reads_it() {
         let folder = tempfile::tempdir().unwrap();
-        let (keys, secrets) = typed("MARKED-ID", "MARKED-SECRET");
+        let (keys, secrets) = typed(folder.path(), "MARKED-ID", "MARKED-SECRET");
         assert!(!keys.lines().contains("MARKED"), "{}", keys.lines());
         assert!(!folder.path().join("secrets").exists(), "before all is answered");
-        secrets.write(folder.path()).unwrap();
+        secrets.write().unwrap();
         let path = folder.path().join("secrets/run_secret");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "MARKED-SECRET\n");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(keys.lines().contains("secret_access_key = \"file:secrets/run_secret\""), "{}", keys.lines());
         // Once more with the same is fine; with another it is not lost without a word.
-        secrets.write(folder.path()).unwrap();
-        let error = typed("MARKED-ID", "MARKED-OTHER").1.write(folder.path()).unwrap_err().to_string();
+        secrets.write().unwrap();
+        let error = typed(folder.path(), "MARKED-ID", "MARKED-OTHER").1.write().unwrap_err().to_string();
         assert!(
             error.contains("run_secret") && error.contains("remove it") && !error.contains("MARKED"),
             "{error}"
         );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "MARKED-SECRET\n");
+        // Whoever comes to the same folder need not say it again.
+        let keys = Keys::find(&WHICH, &[None, None], &mut Silent, &mut Secrets::new(folder.path())).unwrap();
+        assert_eq!(keys.unset(), Vec::<String>::new());
     }
 
     #[test]
     fn references_stay_and_without_an_answer_variables_are_expected() {
         let folder = tempfile::tempdir().unwrap();
-        let mut secrets = Secrets::default();
+        let mut secrets = Secrets::new(folder.path());
         let given = ["env:HOME", "file:/run/secret"].map(|text| Some(text.to_owned()));
         let keys = Keys::find(&WHICH, &given, &mut Silent, &mut secrets).unwrap();
         assert_eq!(keys, Keys::Pair { id: "env:HOME".into(), secret: "file:/run/secret".into() });
         assert_eq!(keys.unset(), Vec::<String>::new());
         let keys = Keys::find(&WHICH, &[None, None], &mut Silent, &mut secrets).unwrap();
         assert_eq!(keys.unset(), ["RUN_KEY_ID", "RUN_SECRET"]);
-        secrets.write(folder.path()).unwrap();
+        secrets.write().unwrap();
         assert!(!folder.path().join("secrets").exists());
     }
 
     #[test]
     fn a_secret_on_the_command_line_is_refused_and_not_repeated() {
         let given = ["env:ID", "MARKED-SECRET"].map(|text| Some(text.to_owned()));
-        let error = Keys::find(&WHICH, &given, &mut Silent, &mut Secrets::default()).unwrap_err().to_string();
+        let error = Keys::find(&WHICH, &given, &mut Silent, &mut Secrets::new(Path::new("")))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("--run-secret") && !error.contains("MARKED"), "{error}");
     }
 }

@@ -60,9 +60,12 @@ impl Participant {
         expect_none(&settings)?;
         let run = match &self.run {
             Some(run) => run.clone(),
-            None => ask.text("--run", "the run's URL, from its operator", None)?.parse()?,
+            None => {
+                let check = |text: &str| text.parse::<RunUrl>().map(drop).map_err(|error| error.to_string());
+                ask.text_that("--run", "the run's URL, from its operator", None, &check)?.parse()?
+            }
         };
-        let mut secrets = Secrets::default();
+        let mut secrets = Secrets::new(folder);
         let which = Which {
             of: "the run's bucket",
             option: "--run",
@@ -75,7 +78,7 @@ impl Participant {
             _ => Some(self.own.find(&run, self.recognise, ask, &mut secrets)?),
         };
         std::fs::create_dir_all(folder)?;
-        secrets.write(folder)?;
+        secrets.write()?;
         let identity = identity(&folder.join("identity.json"))?;
         let mut variables = run_keys.unset();
         variables.extend(own.iter().flat_map(|own| own.keys.unset().into_iter().chain(own.reader.unset())));
@@ -118,6 +121,13 @@ impl Participant {
 pub(super) const ENDPOINT: &str = "its store: https://host[:port], or aws";
 pub(super) const AMAZON: &str = "aws";
 
+/// Whether an answer is a store's address.
+pub(super) fn is_endpoint(answer: &str) -> Result<(), String> {
+    let Some(endpoint) = endpoint_of(answer) else { return Ok(()) };
+    let is_url = ["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme));
+    if is_url { Ok(()) } else { Err("write http(s)://host[:port], or aws".to_owned()) }
+}
+
 /// The endpoint of an address; none is Amazon's.
 pub(super) fn endpoint_of(answer: &str) -> Option<String> {
     let answer = answer.trim_end_matches('/');
@@ -146,7 +156,8 @@ impl Own {
         let endpoint = match &self.endpoint {
             Some(endpoint) => endpoint.clone(),
             None => {
-                ask.text("--endpoint", ENDPOINT, Some(run.bucket.endpoint.as_deref().unwrap_or(AMAZON)))?
+                let same = run.bucket.endpoint.as_deref().unwrap_or(AMAZON);
+                ask.text_that("--endpoint", ENDPOINT, Some(same), &is_endpoint)?
             }
         };
         let mut address = BucketAddress {

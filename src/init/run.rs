@@ -8,7 +8,7 @@ use brigade_protocol::ModelConfig;
 use super::ask::Ask;
 use super::dialect::{self, Recognise};
 use super::keys::{Keys, Secrets, Which};
-use super::participant::{AMAZON, ENDPOINT, bucket_lines, endpoint_of};
+use super::participant::{AMAZON, ENDPOINT, bucket_lines, endpoint_of, is_endpoint};
 use super::{Made, create, expect_none, identity, quoted};
 
 /// What is known of a run that is to be; what is not is asked.
@@ -58,7 +58,7 @@ impl Terms {
         let model = ModelConfig::preset(&preset);
         anyhow::ensure!(model.is_some(), "--preset {preset} is none of {}", ModelConfig::PRESETS.join(", "));
         let bucket = self.address(ask)?;
-        let mut secrets = Secrets::default();
+        let mut secrets = Secrets::new(folder);
         let which = Which {
             of: "the run's bucket",
             option: "--bucket",
@@ -67,7 +67,7 @@ impl Terms {
         };
         let keys = Keys::find(&which, &self.keys, ask, &mut secrets)?;
         std::fs::create_dir_all(folder)?;
-        secrets.write(folder)?;
+        secrets.write()?;
         let identity = identity(&folder.join("identity.json"))?;
         let text = format!(
             "# Brigade: the terms of a run. What is left out has the values that trained Covenant-72B; docs/configuration.md has all.\n\
@@ -97,7 +97,7 @@ impl Terms {
         };
         let endpoint = match &self.endpoint {
             Some(endpoint) => endpoint.clone(),
-            None => ask.text("--endpoint", ENDPOINT, Some(AMAZON))?,
+            None => ask.text_that("--endpoint", ENDPOINT, Some(AMAZON), &is_endpoint)?,
         };
         let mut address = BucketAddress {
             endpoint: endpoint_of(&endpoint),
@@ -123,7 +123,7 @@ mod tests {
 
     use super::super::ask::Silent;
     use super::*;
-    use crate::config::{self, RunSettings};
+    use crate::config::RunSettings;
 
     #[test]
     fn terms_are_read_as_they_were_written() {
@@ -142,8 +142,9 @@ mod tests {
         };
         let made = terms.make(folder.path(), &mut Silent).unwrap();
         assert_eq!(made.variables, ["A", "B"]);
-        let settings: RunSettings = config::read(&made.settings).unwrap();
+        let settings = RunSettings::read(&made.settings).unwrap();
         assert_eq!(settings.name, "first \"run\"");
+        assert_eq!(settings.training.sequence_length, 256, "the context of the preset `demo`");
         let address = settings.bucket.address("bucket").unwrap();
         assert_eq!((address.bucket.as_str(), address.region.as_str()), ("a-run", "eu-central-1"));
         assert_eq!((address.endpoint, address.dialect), (None, Dialect::Aws));

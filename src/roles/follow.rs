@@ -83,6 +83,9 @@ async fn synchronise<F: Follower>(role: &F) -> anyhow::Result<F::Held> {
     let replica = held.as_ref();
     let (window, state_root) = (replica.window, replica.state_root);
     role.pace().reporter.tell(Event::Synced { window, state_root });
+    if !role.run().manifest().windows.is_over(window) {
+        tracing::info!("waiting for window {window} to open");
+    }
     Ok(held)
 }
 

@@ -9,6 +9,7 @@ use ratatui::widgets::{Block, Clear, Gauge, Paragraph};
 use super::app::App;
 use super::{chart, table, words};
 use crate::observe::{Overview, Phase, State, Window};
+use crate::spelling::several;
 use crate::terminal::plain;
 
 /// Below this many lines there is no room for curves.
@@ -43,7 +44,7 @@ fn lay_out(frame: &mut Frame<'_>, overview: &Overview, app: &mut App) {
         charts(frame, middle, overview, app);
     }
     table::draw(frame, peers, app, window.as_ref());
-    frame.render_widget(Paragraph::new(footer(overview, app)), foot);
+    frame.render_widget(Paragraph::new(footer(overview, app, foot.width)), foot);
 }
 
 fn title(overview: &Overview, window: Option<&Window>, app: &App) -> Vec<Line<'static>> {
@@ -130,7 +131,7 @@ fn charts(frame: &mut Frame<'_>, area: Rect, overview: &Overview, app: &App) {
     chart::curve(frame, right, " tokens a second ", Color::Cyan, &rates, mark);
 }
 
-fn footer(overview: &Overview, app: &App) -> Line<'static> {
+fn footer(overview: &Overview, app: &App, width: u16) -> Line<'static> {
     let keys = "q quit  ←→ windows  ↑↓ peers  s sort  ? help";
     match &app.look {
         Some(Err(error)) => Line::styled(plain(error), Style::new().fg(Color::Red)),
@@ -138,12 +139,14 @@ fn footer(overview: &Overview, app: &App) -> Line<'static> {
             let missing =
                 if look.missing > 0 { format!(", {} lines to read", look.missing) } else { String::new() };
             let cost = format!(
-                "{} requests, {} at this look; {} in all{missing}",
-                look.requests,
+                "{}, {} at this look; {} in all{missing}",
+                several(look.requests, "request"),
                 words::bytes(look.bytes),
                 words::bytes(overview.cost.bytes)
             );
-            Line::styled(format!("{keys}   {cost}"), Style::new().fg(Color::DarkGray))
+            let whole = format!("{keys}   {cost}");
+            let text = if whole.chars().count() <= usize::from(width) { whole } else { keys.to_owned() };
+            Line::styled(text, Style::new().fg(Color::DarkGray))
         }
         None => Line::from(keys),
     }

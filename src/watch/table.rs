@@ -13,33 +13,38 @@ use crate::observe::{Row, State, Window};
 use crate::spelling::word;
 use crate::terminal::plain;
 
-/// Columns, with their widths; what remains is for why an update was excluded.
-const COLUMNS: [(&str, u16); 9] = [
-    ("peer", 8),
-    ("role", 9),
-    ("state", 11),
-    ("weight", 7),
-    ("rating", 6),
-    ("credit", 6),
-    ("receipt", 7),
-    ("size", 8),
-    ("loss", 6),
+/// Columns, with their widths, and whether they are there in a narrow terminal too; what remains is for why an update was excluded.
+const COLUMNS: [(&str, u16, bool); 9] = [
+    ("peer", 8, true),
+    ("role", 10, true),
+    ("state", 11, true),
+    ("weight", 8, true),
+    ("rating", 6, false),
+    ("credit", 6, false),
+    ("receipt", 7, true),
+    ("size", 8, false),
+    ("loss", 6, false),
 ];
+
+/// Below this width the reason comes before the figures.
+const NARROW: u16 = 110;
 
 pub(super) fn draw(frame: &mut Frame<'_>, area: Rect, app: &mut App, window: Option<&Window>) {
     let rows = app.rows(window);
     let title = format!(" participants: {}, by {} ", rows.len(), app.order.name());
-    let head = COLUMNS.iter().map(|(name, _)| *name).chain(["why not"]);
+    let is_shown = |at: usize| COLUMNS.get(at).is_none_or(|(.., always)| *always || area.width >= NARROW);
+    let columns = || COLUMNS.iter().enumerate().filter(|(at, _)| is_shown(*at)).map(|(_, column)| column);
+    let head = columns().map(|(name, ..)| *name).chain(["why not"]);
     let head = Line::new(head).style(Style::new().add_modifier(Modifier::BOLD));
-    let widths = COLUMNS.iter().map(|(_, width)| Constraint::Length(*width)).chain([Constraint::Fill(1)]);
-    let table = Table::new(rows.iter().map(line), widths)
+    let widths = columns().map(|(_, width, _)| Constraint::Length(*width)).chain([Constraint::Fill(1)]);
+    let table = Table::new(rows.iter().map(|row| line(row, is_shown)), widths)
         .header(head)
         .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED))
         .block(Block::bordered().title(title));
     frame.render_stateful_widget(table, area, &mut app.table);
 }
 
-fn line(row: &Row) -> Line<'static> {
+fn line(row: &Row, is_shown: impl Fn(usize) -> bool) -> Line<'static> {
     let number = |value: Option<f64>, digits: usize| match value {
         Some(value) => format!("{value:.digits$}"),
         None => "–".to_owned(),
@@ -68,7 +73,7 @@ fn line(row: &Row) -> Line<'static> {
         Cell::from(number(row.loss, 3)),
         Cell::from(why),
     ];
-    Line::new(cells)
+    Line::new(cells.into_iter().enumerate().filter(|(at, _)| is_shown(*at)).map(|(_, cell)| cell))
 }
 
 fn sign(state: State) -> (&'static str, Color) {

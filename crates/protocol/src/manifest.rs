@@ -374,7 +374,8 @@ impl Manifest {
         }
         let longest = self.model.max_position_embeddings;
         if t.sequence_length as usize > longest {
-            let reason = format!("is longer than model.max_position_embeddings = {longest}");
+            let reason =
+                format!("is {}, longer than model.max_position_embeddings = {longest}", t.sequence_length);
             return Err(Error::manifest("training.sequence_length", reason));
         }
         self.gauntlet.validate()?;
