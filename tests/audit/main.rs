@@ -27,7 +27,10 @@ async fn every_lie_is_found_at_its_step() {
     expect_honest(&world, &["--window", "0", "--window", "3"], &[0, 3]);
     expect_honest(&world, &["--window", "2"], &[2]);
     let said = brigade(&["audit", "--window", "0", "--config"], &[&world.config("miner-0")]);
-    assert_eq!(said, "window 0\n  ✔ open\n  ✔ cutoff\n  ✔ verdict\n  ✔ close\n1 window done again: nothing differs\n");
+    assert_eq!(
+        said,
+        "window 0\n  ✔ open\n  ✔ cutoff\n  ✔ verdict\n  ✔ close\n1 window done again: nothing differs\n"
+    );
     let forger = Forger::new(&world).await;
     let trial = Trial { world: &world, forger: &forger };
 
