@@ -41,8 +41,7 @@ impl SecretRef {
         let text = if let Some(name) = self.0.strip_prefix("env:") {
             std::env::var(name)
                 .map_err(|_| failed(format!("the variable {name} is not set; export it, or name another")))?
-        } else if let Some(path) = self.0.strip_prefix("file:") {
-            let path = folder.join(path);
+        } else if let Some(path) = self.file(folder) {
             std::fs::read_to_string(&path).map_err(|error| failed(format!("{}: {error}", path.display())))?
         } else {
             self.0.clone()

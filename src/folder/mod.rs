@@ -14,6 +14,7 @@ pub(crate) use aside::Aside;
 pub use copy::{Float, Form, Written, copy};
 pub use header::Step;
 pub use open::Folder;
+pub(crate) use parts::FILE_BYTES;
 pub use read::from_bytes;
 pub(crate) use read::{assemble, read_into};
 pub use weights::Weights;

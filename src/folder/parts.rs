@@ -6,7 +6,7 @@ use brigade_protocol::TensorSpec;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 /// Bytes of tensors in one safetensors file, as `transformers` cuts them by default.
-pub(super) const FILE_BYTES: u64 = 5_000_000_000;
+pub(crate) const FILE_BYTES: u64 = 5_000_000_000;
 
 /// One file, and the places of its tensors in the model, in the order in which they lie in it.
 #[derive(Debug)]

@@ -2,12 +2,14 @@
 //!
 //! | module | role |
 //! | --- | --- |
+//! | `address` | where a bucket is |
 //! | `ask` | questions at a terminal, and what stands for them where there is none |
 //! | `dialect` | which S3 a store speaks |
 //! | `keys` | secrets by reference: none is ever written into a settings file |
 //! | `participant` | settings of a miner, a validator, an aggregator |
 //! | `run` | the terms of a run |
 
+mod address;
 mod ask;
 mod dialect;
 mod keys;

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use brigade_bucket::{BucketAddress, Dialect, names_private_host};
 
+use super::address::Known;
 use super::ask::Ask;
-use super::dialect::{self, Recognise};
+use super::dialect::Recognise;
 use super::keys::{Keys, Secrets, Which};
 use super::{Made, create, expect_none, identity, quoted};
 use crate::config::Role;
@@ -117,23 +118,6 @@ impl Participant {
     }
 }
 
-/// The question for a store, and the answer that stands for Amazon's.
-pub(super) const ENDPOINT: &str = "its store: https://host[:port], or aws";
-pub(super) const AMAZON: &str = "aws";
-
-/// Whether an answer is a store's address.
-pub(super) fn is_endpoint(answer: &str) -> Result<(), String> {
-    let Some(endpoint) = endpoint_of(answer) else { return Ok(()) };
-    let is_url = ["http://", "https://"].iter().any(|scheme| endpoint.starts_with(scheme));
-    if is_url { Ok(()) } else { Err("write http(s)://host[:port], or aws".to_owned()) }
-}
-
-/// The endpoint of an address; none is Amazon's.
-pub(super) fn endpoint_of(answer: &str) -> Option<String> {
-    let answer = answer.trim_end_matches('/');
-    (!answer.is_empty() && answer != AMAZON).then(|| answer.to_owned())
-}
-
 /// A participant's own bucket.
 struct OwnBucket {
     address: BucketAddress,
@@ -149,34 +133,16 @@ impl Own {
         ask: &mut dyn Ask,
         secrets: &mut Secrets,
     ) -> anyhow::Result<OwnBucket> {
-        let bucket = match &self.bucket {
-            Some(bucket) => bucket.clone(),
-            None => ask.text("--bucket", "your own bucket's name", None)?,
+        let known = Known {
+            question: "your own bucket's name",
+            bucket: self.bucket.as_deref(),
+            endpoint: self.endpoint.as_deref(),
+            region: self.region.as_deref(),
+            prefix: self.prefix.as_deref().unwrap_or_default(),
+            dialect: self.dialect,
+            beside: Some(&run.bucket),
         };
-        let endpoint = match &self.endpoint {
-            Some(endpoint) => endpoint.clone(),
-            None => {
-                let same = run.bucket.endpoint.as_deref().unwrap_or(AMAZON);
-                ask.text_that("--endpoint", ENDPOINT, Some(same), &is_endpoint)?
-            }
-        };
-        let mut address = BucketAddress {
-            endpoint: endpoint_of(&endpoint),
-            region: run.bucket.region.clone(),
-            bucket,
-            prefix: self.prefix.clone().unwrap_or_default(),
-            dialect: run.bucket.dialect,
-        };
-        // The operator knows the run's store.
-        if self.dialect.is_some() || address.endpoint != run.bucket.endpoint {
-            address.dialect = dialect::find(self.dialect, &address, recognise, ask)?;
-        }
-        address.region = match (&self.region, address.dialect) {
-            (Some(region), _) => region.clone(),
-            (None, Dialect::R2) => "auto".to_owned(),
-            (None, _) => ask.text("--region", "its region", Some(&run.bucket.region))?,
-        };
-        address.validate()?;
+        let address = known.find(recognise, ask)?;
         let which = Which {
             of: "your bucket",
             option: "--bucket",

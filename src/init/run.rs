@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use brigade_bucket::{BucketAddress, Dialect};
+use brigade_bucket::Dialect;
 use brigade_protocol::ModelConfig;
 
+use super::address::Known;
 use super::ask::Ask;
-use super::dialect::{self, Recognise};
+use super::dialect::Recognise;
 use super::keys::{Keys, Secrets, Which};
-use super::participant::{AMAZON, ENDPOINT, bucket_lines, endpoint_of, is_endpoint};
+use super::participant::bucket_lines;
 use super::{Made, create, expect_none, identity, quoted};
 
 /// What is known of a run that is to be; what is not is asked.
@@ -57,7 +58,16 @@ impl Terms {
         };
         let model = ModelConfig::preset(&preset);
         anyhow::ensure!(model.is_some(), "--preset {preset} is none of {}", ModelConfig::PRESETS.join(", "));
-        let bucket = self.address(ask)?;
+        let known = Known {
+            question: "the run's bucket",
+            bucket: self.bucket.as_deref(),
+            endpoint: self.endpoint.as_deref(),
+            region: self.region.as_deref(),
+            prefix: &self.prefix,
+            dialect: self.dialect,
+            beside: None,
+        };
+        let bucket = known.find(self.recognise, ask)?;
         let mut secrets = Secrets::new(folder);
         let which = Which {
             of: "the run's bucket",
@@ -88,32 +98,6 @@ impl Terms {
         create(&settings, &text)?;
         let vocabulary = model.map(|model| model.vocab_size);
         Ok(Made { settings, identity, variables: keys.unset(), vocabulary })
-    }
-
-    fn address(&self, ask: &mut dyn Ask) -> anyhow::Result<BucketAddress> {
-        let bucket = match &self.bucket {
-            Some(bucket) => bucket.clone(),
-            None => ask.text("--bucket", "the run's bucket", None)?,
-        };
-        let endpoint = match &self.endpoint {
-            Some(endpoint) => endpoint.clone(),
-            None => ask.text_that("--endpoint", ENDPOINT, Some(AMAZON), &is_endpoint)?,
-        };
-        let mut address = BucketAddress {
-            endpoint: endpoint_of(&endpoint),
-            region: "us-east-1".into(),
-            bucket,
-            prefix: self.prefix.clone(),
-            dialect: Dialect::Aws,
-        };
-        address.dialect = dialect::find(self.dialect, &address, self.recognise, ask)?;
-        address.region = match (&self.region, address.dialect) {
-            (Some(region), _) => region.clone(),
-            (None, Dialect::R2) => "auto".to_owned(),
-            (None, _) => ask.text("--region", "its region", Some("us-east-1"))?,
-        };
-        address.validate()?;
-        Ok(address)
     }
 }
 

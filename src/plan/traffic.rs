@@ -5,19 +5,18 @@
 
 use std::ops::{Add, Mul};
 
+use brigade_bucket::BucketOptions;
 use serde::Serialize;
 
-/// Bytes in a part of a multipart upload, and the most parts that one has.
-const PART_BYTES: f64 = (16 << 20) as f64;
-const MOST_PARTS: f64 = 10_000.0;
+use crate::folder::FILE_BYTES;
 
-/// Bytes in a file of a checkpoint, at most; see `folder`.
-const FILE_BYTES: f64 = 5e9;
+/// The most parts that an upload has: those of the largest are larger.
+const MOST_PARTS: f64 = 10_000.0;
 
 /// Of a run, what its requests and bytes follow from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Window {
-    /// Miners and validators.
+    /// Miners.
     pub miners: f64,
     /// Validators.
     pub validators: f64,
@@ -154,7 +153,7 @@ impl Window {
 
     /// θ in files, with an index where they are several, error feedback in one, four small ones and the record.
     fn checkpoint(&self) -> Traffic {
-        let files = (self.theta_bytes / FILE_BYTES).ceil().max(1.0);
+        let files = (self.theta_bytes / FILE_BYTES as f64).ceil().max(1.0);
         let index = if files > 1.0 { 1.0 } else { 0.0 };
         let theta = files * puts(self.theta_bytes / files);
         reads(1.0, 0.0) + writes(theta + puts(self.theta_bytes) + index + 5.0, 2.0 * self.theta_bytes)
@@ -179,5 +178,6 @@ impl Window {
 
 /// Requests of an upload of `bytes` bytes.
 fn puts(bytes: f64) -> f64 {
-    if bytes <= PART_BYTES { 1.0 } else { 2.0 + (bytes / PART_BYTES).min(MOST_PARTS).ceil() }
+    let part = BucketOptions::default().part_size as f64;
+    if bytes <= part { 1.0 } else { 2.0 + (bytes / part).min(MOST_PARTS).ceil() }
 }
