@@ -43,7 +43,7 @@ dist-test: ## unpack the release that `make dist` made, and train with nothing e
 	@scripts/dist-test.sh "$(TARGET_DIR)/dist"
 
 test: setup test-deps lint check-no-torch terraform ## everything that must hold: format, lints, documentation, all tests
-	$(CARGO) test --workspace $(FEATURES)
+	$(CARGO) test --workspace --no-fail-fast $(FEATURES)
 	@$(MAKE) --no-print-directory fuzz
 	@command -v terraform >/dev/null || command -v tofu >/dev/null || echo "not tried, as Terraform is not installed: tests/terraform.rs"
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \

@@ -10,7 +10,6 @@ use crate::observe::{Look, Overview, Row, Window};
 pub(super) enum Wish {
     Nothing,
     Look,
-    Window(u64),
     Quit,
 }
 
@@ -50,6 +49,8 @@ pub(super) struct App {
     pub(super) overview: Option<Overview>,
     /// A window of the past; the newest when there is none.
     pub(super) past: Option<Window>,
+    /// The window of the past that was asked for, ahead of [`past`](Self::past) while the store has not answered.
+    pub(super) wanted: Option<u64>,
     /// What the last look cost, or why there was none.
     pub(super) look: Option<Result<Look, String>>,
     pub(super) order: Order,
@@ -64,8 +65,12 @@ impl App {
         self.look = Some(look.map_err(|error| format!("{error:#}")));
     }
 
-    /// Takes in a window of the past.
-    pub(super) fn open(&mut self, found: anyhow::Result<Option<Window>>) {
+    /// Takes in a window of the past. What was asked for before somebody went on is dropped: a slow store must not
+    /// take people back to where they no longer want to be.
+    pub(super) fn open(&mut self, number: u64, found: anyhow::Result<Option<Window>>) {
+        if self.wanted != Some(number) {
+            return;
+        }
         match found {
             Ok(window) => {
                 let newest = self.newest();
@@ -73,15 +78,16 @@ impl App {
             }
             Err(error) => self.look = Some(Err(format!("{error:#}"))),
         }
+        self.wanted = self.past.as_ref().map(|window| window.window);
+    }
+
+    fn leave_the_past(&mut self) {
+        self.past = None;
+        self.wanted = None;
     }
 
     fn newest(&self) -> Option<u64> {
         Some(self.overview.as_ref()?.newest.as_ref()?.window)
-    }
-
-    /// The window that is shown.
-    fn window(&self) -> Option<&Window> {
-        self.past.as_ref().or(self.overview.as_ref()?.newest.as_ref())
     }
 
     /// The rows of a window, in order.
@@ -109,30 +115,115 @@ impl App {
             KeyCode::Char('c') if is_control => return Wish::Quit,
             KeyCode::Char('q') => return Wish::Quit,
             KeyCode::Esc if self.has_help => self.has_help = false,
-            KeyCode::Esc if self.past.is_none() => return Wish::Quit,
+            KeyCode::Esc if self.wanted.is_none() => return Wish::Quit,
             KeyCode::Char('?' | 'h') => self.has_help = !self.has_help,
             KeyCode::Char('s') => self.order = self.order.next(),
             KeyCode::Char('r') => return Wish::Look,
             KeyCode::Up | KeyCode::Char('k') => self.table.select_previous(),
             KeyCode::Down | KeyCode::Char('j') => self.table.select_next(),
-            KeyCode::Left => return self.leap(-1),
-            KeyCode::Right => return self.leap(1),
-            KeyCode::PageUp => return self.leap(-10),
-            KeyCode::PageDown => return self.leap(10),
-            KeyCode::Home => return Wish::Window(0),
-            KeyCode::End | KeyCode::Esc => self.past = None,
+            KeyCode::Left => self.leap(-1),
+            KeyCode::Right => self.leap(1),
+            KeyCode::PageUp => self.leap(-10),
+            KeyCode::PageDown => self.leap(10),
+            KeyCode::Home => self.wanted = Some(0),
+            KeyCode::End | KeyCode::Esc => self.leave_the_past(),
             _ => {}
         }
         Wish::Nothing
     }
 
-    fn leap(&mut self, by: i64) -> Wish {
-        let (Some(newest), Some(shown)) = (self.newest(), self.window()) else { return Wish::Nothing };
-        let wanted = shown.window.saturating_add_signed(by);
-        if wanted >= newest {
-            self.past = None;
-            return Wish::Nothing;
+    /// Counts from what was asked for last, so that keys pressed faster than a store answers all count.
+    fn leap(&mut self, by: i64) {
+        let Some(newest) = self.newest() else { return };
+        let wanted = self.wanted.unwrap_or(newest).saturating_add_signed(by);
+        if wanted >= newest { self.leave_the_past() } else { self.wanted = Some(wanted) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use brigade_protocol::Digest;
+    use ratatui::crossterm::event::KeyEvent;
+
+    use super::*;
+    use crate::observe::{Cost, Phase};
+
+    fn window(number: u64) -> Window {
+        Window {
+            window: number,
+            phase: Phase::Closed,
+            opened_at: 0,
+            deadline: 1,
+            cut_at: Some(2),
+            closed_at: Some(3),
+            start_state_root: String::new(),
+            state_root: None,
+            delta_bytes: None,
+            validators: Vec::new(),
+            peers: Vec::new(),
         }
-        Wish::Window(wanted)
+    }
+
+    fn app(newest: u64) -> App {
+        let overview = Overview {
+            name: String::from("test"),
+            run: Digest::of(b"test"),
+            parameters: 1,
+            total_windows: None,
+            tokens_per_window: 1,
+            window_limit_seconds: 1,
+            is_over: false,
+            now: None,
+            newest: Some(window(newest)),
+            last_closed: None,
+            history: Vec::new(),
+            cost: Cost::default(),
+        };
+        App { overview: Some(overview), ..App::default() }
+    }
+
+    fn press(app: &mut App, key: KeyCode) -> Wish {
+        app.press(&Event::Key(KeyEvent::from(key)))
+    }
+
+    #[test]
+    fn keys_pressed_before_a_store_answers_all_count() {
+        let mut app = app(100);
+        for key in [KeyCode::Left, KeyCode::PageUp, KeyCode::Left, KeyCode::Right] {
+            assert_eq!(press(&mut app, key), Wish::Nothing);
+        }
+        assert_eq!((app.wanted, &app.past), (Some(89), &None));
+        // An answer to an earlier key is not what is wanted any more.
+        app.open(99, Ok(Some(window(99))));
+        assert_eq!(app.past, None);
+        app.open(89, Ok(Some(window(89))));
+        assert_eq!(app.past, Some(window(89)));
+    }
+
+    #[test]
+    fn a_late_answer_takes_nobody_back() {
+        for away in [KeyCode::End, KeyCode::Esc] {
+            let mut app = app(100);
+            press(&mut app, KeyCode::Home);
+            assert_eq!(press(&mut app, away), Wish::Nothing);
+            app.open(0, Ok(Some(window(0))));
+            assert_eq!((app.wanted, &app.past), (None, &None));
+            // From the newest window, Escape leaves.
+            assert_eq!(press(&mut app, KeyCode::Esc), Wish::Quit);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_leaves_what_was_shown() {
+        let mut app = app(100);
+        press(&mut app, KeyCode::Left);
+        app.open(99, Ok(Some(window(99))));
+        press(&mut app, KeyCode::Home);
+        app.open(0, Err(anyhow::anyhow!("no line")));
+        assert_eq!((app.wanted, &app.past), (Some(99), &Some(window(99))));
+        assert!(matches!(&app.look, Some(Err(why)) if why == "no line"));
+        // Forward over the edge is the newest again.
+        press(&mut app, KeyCode::PageDown);
+        assert_eq!((app.wanted, &app.past), (None, &None));
     }
 }

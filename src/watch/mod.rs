@@ -17,7 +17,7 @@ mod words;
 use std::time::Duration;
 
 use ratatui::crossterm::event::{self, Event, KeyEventKind};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::observe::{Look, Observer, Overview, Window};
@@ -47,7 +47,7 @@ async fn follow(
 ) -> anyhow::Result<()> {
     let mut app = App::default();
     let mut keys = keys();
-    let (asked, mut seen) = looker(observer);
+    let (asked, mut seen) = Asked::of(observer);
     let mut looks = interval_at(Instant::now(), every);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut clock = interval_at(Instant::now(), Duration::from_millis(500));
@@ -63,7 +63,9 @@ async fn follow(
             Some(news) = seen.recv() => {
                 match news {
                     News::Look(overview, look) => app.see(*overview, look),
-                    News::Window(found) => app.open(found.map(|window| window.map(|window| *window))),
+                    News::Window(number, found) => {
+                        app.open(number, found.map(|window| window.map(|window| *window)));
+                    }
                 }
                 Wish::Nothing
             }
@@ -73,39 +75,63 @@ async fn follow(
         match wish {
             Wish::Nothing => {}
             Wish::Quit => return Ok(()),
-            // Where a look still goes on, the next one may wait for its turn; of more than a few nobody wants all.
-            wish => drop(asked.try_send(wish)),
+            Wish::Look => asked.look(),
         }
+        asked.window(app.wanted);
     }
 }
 
 /// What the observer has to say.
 enum News {
     Look(Box<Overview>, anyhow::Result<Look>),
-    Window(anyhow::Result<Option<Box<Window>>>),
+    Window(u64, anyhow::Result<Option<Box<Window>>>),
 }
 
-/// An observer in a task of its own: a store that does not answer must not keep anybody from leaving.
-fn looker(mut observer: Observer) -> (mpsc::Sender<Wish>, mpsc::Receiver<News>) {
-    let (asked, mut wishes) = mpsc::channel(2);
-    let (told, seen) = mpsc::channel(2);
-    tokio::spawn(async move {
-        while let Some(wish) = wishes.recv().await {
-            let news = match wish {
-                Wish::Window(window) => {
-                    News::Window(observer.window(window).await.map(|window| window.map(Box::new)))
+/// What is asked of an observer in a task of its own: a store that does not answer must not keep anybody from leaving.
+struct Asked {
+    looks: mpsc::Sender<()>,
+    /// Only the last window that was asked for is read: keys come faster than answers.
+    window: watch::Sender<Option<u64>>,
+}
+
+impl Asked {
+    fn of(mut observer: Observer) -> (Self, mpsc::Receiver<News>) {
+        let (looks, mut look) = mpsc::channel(1);
+        let (window, mut wanted) = watch::channel(None);
+        let (told, seen) = mpsc::channel(2);
+        tokio::spawn(async move {
+            loop {
+                let news = tokio::select! {
+                    biased;
+                    changed = wanted.changed() => {
+                        if changed.is_err() {
+                            return;
+                        }
+                        let Some(number) = *wanted.borrow_and_update() else { continue };
+                        let found = observer.window(number).await;
+                        News::Window(number, found.map(|window| window.map(Box::new)))
+                    }
+                    Some(()) = look.recv() => {
+                        let look = observer.look(BUDGET).await;
+                        News::Look(Box::new(observer.overview()), look)
+                    }
+                };
+                if told.send(news).await.is_err() {
+                    return;
                 }
-                _ => {
-                    let look = observer.look(BUDGET).await;
-                    News::Look(Box::new(observer.overview()), look)
-                }
-            };
-            if told.send(news).await.is_err() {
-                return;
             }
-        }
-    });
-    (asked, seen)
+        });
+        (Self { looks, window }, seen)
+    }
+
+    /// Where a look still goes on, the next one waits for its turn; of more than one nobody wants all.
+    fn look(&self) {
+        let _ = self.looks.try_send(());
+    }
+
+    fn window(&self, wanted: Option<u64>) {
+        self.window.send_if_modified(|last| std::mem::replace(last, wanted) != wanted);
+    }
 }
 
 /// What is typed. A thread, because reading a terminal blocks; it ends with the process.
