@@ -151,6 +151,7 @@ install_shared() {
     mkdir -p "$to/share/doc"
     cp -R "$here/share/doc" "$to/share/doc/brigade"
     cp "$here/LICENSE" "$to/share/doc/brigade/LICENSE"
+    cp -R "$here/share/licenses" "$to/share/doc/brigade/licenses"
     if [ -d "$here/share/monitoring" ]; then
         mkdir -p "$to/share/brigade"
         cp -R "$here/share/monitoring" "$to/share/brigade/monitoring"

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import common
 import elf
+import licences
 from progress import Progress
 
 CLONE = Path(__file__).resolve().parent.parent
@@ -125,6 +126,7 @@ def fill(stage: Path, program: Path, shared: "dict[str, Path]") -> None:
             text = text.replace(mark, value)
         (stage / name).write_text(text)
     copy(CLONE / "LICENSE", stage / "LICENSE")
+    licences.write(CLONE, shared, stage / "share" / "licenses")
     for name in DOCUMENTS:
         copy(CLONE / name, stage / "share" / "doc" / name)
     for path in sorted((CLONE / "docs").rglob("*")):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 TORCH = "2.11.0"
 
 # Raise it when the unpacked layout changes, so that older unpacked copies are replaced.
-LAYOUT = 1
+LAYOUT = 2
 
 
 class Wheel(NamedTuple):

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import common
 import pins
+from licences import TEXTS
 from progress import Progress
 
 CLONE = Path(__file__).resolve().parent.parent
@@ -113,6 +114,8 @@ def destination(member: str, variant: pins.Variant) -> "str | None":
     if member.endswith("/") or ".." in parts:
         return None
     name = parts[-1]
+    if parts[0].endswith(".dist-info") and ("licenses" in parts[1:-1] or TEXTS.match(name)):
+        return "/".join(["licenses", parts[0][: -len(".dist-info")], *parts[1:]])
     in_lib = parts[-2:-1] == ["lib"] and ".so" in name
     if variant is pins.CPU:
         if parts[:2] == ["torch", "include"]:

@@ -109,6 +109,31 @@ fn a_run_without_validators_is_one_only_if_that_is_meant() {
 }
 
 #[test]
+fn who_prepares_a_run_is_told_at_once_which_setting_is_wrong() {
+    let world = World::new(Store::embedded(), 1, &Terms::default());
+    let path = world.dir.path().join("run.toml");
+    let good = std::fs::read_to_string(&path).unwrap();
+    let pair = world.store.pair("aggregator").clone();
+    let nobody = Path::new("/no/such/text");
+    for (from, to, named) in [
+        (pair.id.as_str(), "NOBODY", "bucket.access_key_id"),
+        (&pair.secret, "wrong", "bucket.secret_access_key"),
+        ("\"run\"", "\"nowhere\"", "bucket.bucket"),
+        (world.store.endpoint(), "http://127.0.0.1:9", "bucket.endpoint"),
+        ("\"embedded\"", "\"ceph\"", "bucket.dialect"),
+    ] {
+        let (head, bucket) = good.split_at(good.find("[bucket]").unwrap());
+        let spoiled = bucket.replacen(from, to, 1);
+        assert_ne!(spoiled, bucket, "{from}");
+        std::fs::write(&path, format!("{head}{spoiled}")).unwrap();
+        brigade_fails(&["run", "create", "--config"], &[&path], &[named]);
+        // Before any text is looked for.
+        let prepare = ["data", "prepare", "--train-bpe", "512", "--input"];
+        brigade_fails(&prepare, &[nobody, Path::new("--config"), &path], &[named]);
+    }
+}
+
+#[test]
 fn a_run_is_not_created_twice() {
     let world = World::new(Store::embedded(), 1, &Terms::default());
     brigade_fails(

@@ -127,6 +127,27 @@ fn a_small_terminal_and_an_interrupt() {
     terminal.expect(&["over-0"]);
 }
 
+#[test]
+fn an_interrupt_at_a_question_is_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = folder.path().join("new");
+    let terminal = Terminal::open(100, 30);
+    for (given, question) in [("", "what the run is called"), ("--name x", "the model's shape")] {
+        let command =
+            format!("{} init run {given} --dir '{}'", env!("CARGO_BIN_EXE_brigade"), settings.display());
+        terminal.press(&[&format!("clear; {command}; echo over-$?"), "Enter"]);
+        terminal.expect(&[question]);
+        terminal.press(&["C-c"]);
+        let screen = terminal.expect(&["over-130"]);
+        assert!(!screen.contains("error") && !settings.exists(), "{screen}");
+        assert_eq!(
+            terminal.tmux(&["display-message", "-p", "#{cursor_flag}"]).trim(),
+            "1",
+            "the cursor is gone"
+        );
+    }
+}
+
 /// `brigade dashboard` on a free port, and where it is.
 fn dashboard(run: &Synthetic) -> (Child, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_brigade"));

@@ -7,17 +7,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use brigade_bucket::keys::RunKey;
-use brigade_bucket::{BucketOptions, Dialect};
+use brigade_bucket::{Bucket, BucketError, BucketOptions, Dialect};
 use brigade_protocol::Split;
 use indicatif::{HumanBytes, HumanCount};
 use object_store::path::Path as Key;
 use serde::Deserialize as _;
 
-use crate::config::{self, BucketSection, RunSettings};
+use crate::config::{self, BucketSection, RunSettings, hasty};
 use crate::data::{
     DEFAULT_HELDOUT_FRACTION, DEFAULT_SHARD_TOKENS, DEFAULT_TEXT_COLUMN, FolderSink, ObjectSink,
     PrepareOptions, Prepared, Progress, Sink, TokenizerChoice, prepare,
 };
+use crate::roles::start;
 use crate::spelling::several;
 
 /// What to do with text.
@@ -145,7 +146,9 @@ impl PlaceArgs {
         if let Some(path) = &self.config {
             let settings: RunSettings = config::read(path)?;
             let folder = path.parent().unwrap_or(Path::new(""));
-            return in_bucket(&settings.bucket, folder, Some(RunKey::DATA), runtime);
+            // Before hours of work that nobody could keep.
+            let bucket = runtime.block_on(start::writable(&settings.bucket, "bucket", folder))?;
+            return in_bucket(&bucket, &settings.bucket.prefix, Some(RunKey::DATA), runtime);
         }
         let output = self.output.as_deref().context("--output or --config is needed")?;
         let Some(place) = output.strip_prefix("s3://") else {
@@ -166,19 +169,28 @@ impl PlaceArgs {
             secret_access_key: None,
             reader: None,
         };
-        in_bucket(&section, Path::new(""), None, runtime)
+        let open = |options| section.open("bucket", Path::new(""), options);
+        let tried = runtime.block_on(open(hasty())?.probe());
+        match tried {
+            // Who only puts files needs no conditions.
+            Ok(_) | Err(BucketError::ConditionIgnored { .. }) => {}
+            Err(error) => {
+                let context = format!("{output} cannot be written with the keys of the AWS environment");
+                return Err(anyhow::Error::from(error).context(context));
+            }
+        }
+        in_bucket(&open(BucketOptions::default())?, &section.prefix, None, runtime)
     }
 }
 
-/// A place in a bucket: `under` the prefix of `section`.
+/// A place in a bucket: `under` a prefix.
 fn in_bucket(
-    section: &BucketSection,
-    folder: &Path,
+    bucket: &Bucket,
+    prefix: &str,
     under: Option<&str>,
     runtime: &tokio::runtime::Handle,
 ) -> anyhow::Result<Box<dyn Sink>> {
-    let bucket = section.open("bucket", folder, BucketOptions::default())?;
-    let mut prefix = Key::parse(&section.prefix).context("prefix")?;
+    let mut prefix = Key::parse(prefix).context("prefix")?;
     prefix.extend(under);
     Ok(Box::new(ObjectSink::new(bucket.object_store(), bucket.name(), prefix, runtime.clone())))
 }
@@ -255,8 +267,9 @@ mod tests {
         };
         assert_eq!(open(&["--output", "some/folder"]).unwrap().unwrap(), "some/folder");
         let endpoint = ["--endpoint", "http://127.0.0.1:9", "--dialect", "minio"];
-        let bucket = open(&[&["--output", "s3://sets/a/b/"], &endpoint[..]].concat()).unwrap().unwrap();
-        assert!(bucket.contains("sets") && bucket.ends_with("/a/b"), "{bucket}");
+        // Tried before any text is read; nobody is there.
+        let error = open(&[&["--output", "s3://sets/a/b/"], &endpoint[..]].concat()).unwrap().unwrap_err();
+        assert!(error.to_string().starts_with("s3://sets/a/b/ cannot be written"), "{error:#}");
         assert!(open(&["--output", "ftp://x"]).unwrap().is_err());
         assert!(open(&["--output", "s3://sets", "--dialect", "floppy"]).is_err());
     }

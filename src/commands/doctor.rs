@@ -29,7 +29,7 @@ pub(super) struct Args {
 /// # Errors
 /// When something is found without which the role will not work.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let options = Options { role: args.role, line_bytes: usize::try_from(args.line_mib << 20)? };
+    let options = Options { role: args.role, line_bytes: args.line_mib << 20 };
     let paint = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut section = "";
     let mut tell = |finding: &Finding| {

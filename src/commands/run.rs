@@ -5,7 +5,6 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use brigade_bucket::BucketOptions;
 use brigade_protocol::PeerId;
 use brigade_protocol::gauntlet::{Standing, set_weights};
 
@@ -14,6 +13,7 @@ use crate::config::{Participant, RunSettings};
 use crate::data::Progress;
 use crate::folder::Aside;
 use crate::identity::Identity;
+use crate::roles::start;
 use crate::run::url::RunUrl;
 use crate::run::{Run, checkpoint, create};
 
@@ -72,8 +72,7 @@ pub(super) fn run(action: Action) -> anyhow::Result<()> {
                 );
                 let folder = config.parent().unwrap_or(Path::new(""));
                 let identity = Identity::load(&folder.join(&settings.identity))?;
-                let bucket = settings.bucket.open("bucket", folder, BucketOptions::default())?;
-                bucket.probe().await?;
+                let bucket = start::writable(&settings.bucket, "bucket", folder).await?;
                 let manifest =
                     create::create(&bucket, &settings, folder, &identity, Progress::terminal()).await?;
                 let (bucket, id) = (settings.bucket.address("bucket")?, manifest.run());

@@ -1,13 +1,15 @@
 //! How fast bytes go up and come down, and how fast they must.
 
+use std::cell::RefCell;
 use std::time::Instant;
 
-use brigade_bucket::Bucket;
+use brigade_bucket::{Bucket, BucketError};
 use brigade_protocol::Windows;
 use bytes::Bytes;
 
 use super::Examination;
 use super::machine::setup;
+use super::run::{File, Seen};
 use crate::config::explain;
 use crate::init::Role;
 use crate::observe::newest_window;
@@ -15,7 +17,7 @@ use crate::plan::{self, Exchange, Link};
 use crate::run::Run;
 
 /// The first body; the next ones are eight times as long, while they go quickly.
-const FIRST_BYTES: usize = 256 << 10;
+const FIRST_BYTES: u64 = 256 << 10;
 /// A transfer that takes this long tells the line's rate.
 const LONG_ENOUGH_SECONDS: f64 = 2.0;
 
@@ -25,28 +27,35 @@ struct Rates {
     down: f64,
 }
 
+/// Measures as the role will send and read: to the bucket that it writes; a miner from the run's, as deltas lie there and updates, which
+/// others read from buckets like its own, do not concern it.
 pub(super) async fn examine(
     found: &mut Examination<'_>,
-    bucket: Option<&Bucket>,
+    written: Option<&Bucket>,
     run: Option<&Run>,
-    role: Option<Role>,
-    most: usize,
+    seen: &Seen,
+    most: u64,
 ) {
-    let Some(bucket) = bucket else {
+    let Some(written) = written else {
         return found.unknown("bandwidth", "not measured: there is no bucket that can be written");
     };
-    let rates = match measure(bucket, most).await {
+    let writes = if seen.role == Some(Role::Aggregator) { "run" } else { "bucket" };
+    let reads = match (run, &seen.checkpoint) {
+        (Some(run), Some(file)) if seen.role == Some(Role::Miner) => Some((run.bucket(), file)),
+        _ => None,
+    };
+    let rates = match measure(written, reads, most).await {
         Ok(rates) => rates,
-        Err(error) => {
-            let section = if role == Some(Role::Aggregator) { "run" } else { "bucket" };
-            let (_, remedy) = explain(section, &error);
+        Err((is_run, error)) => {
+            let (_, remedy) = explain(if is_run { "run" } else { writes }, &error);
             found.bad("bandwidth", error.to_string(), remedy);
             return;
         }
     };
     let mbit = |rate: f64| rate * 8.0 / 1e6;
-    let measured = format!("{:.1} Mbit/s up, {:.1} Mbit/s down", mbit(rates.up), mbit(rates.down));
-    let (Some(run), Some(role)) = (run, role) else {
+    let from = if reads.is_some() { " from the run's bucket" } else { "" };
+    let measured = format!("{:.1} Mbit/s up, {:.1} Mbit/s down{from}", mbit(rates.up), mbit(rates.down));
+    let (Some(run), Some(role)) = (run, seen.role) else {
         return found.unknown("bandwidth", format!("{measured}; what the run needs is not known"));
     };
     let manifest = run.manifest();
@@ -111,59 +120,88 @@ impl Need {
     }
 }
 
-/// One transfer each way.
-struct Transfer {
-    bytes: f64,
-    up: f64,
-    down: f64,
+/// Both ways; down from `reads`, or, where there is none, what was sent up. An error is told with whether it came from `reads`.
+async fn measure(
+    written: &Bucket,
+    reads: Option<(&Bucket, &File)>,
+    most: u64,
+) -> Result<Rates, (bool, BucketError)> {
+    // A key of its own each time: R2 takes one write a second of a key.
+    let keys = RefCell::new(Vec::new());
+    let sent = grow(most, async |size| {
+        let mut body = vec![0; size as usize];
+        // What repeats itself could be compressed on the way.
+        getrandom::fill(&mut body).unwrap_or_default();
+        let key = written.probe_key();
+        keys.borrow_mut().push(key.clone());
+        written.put(&key, Bytes::from(body)).await
+    });
+    let sent = sent.await;
+    let keys = keys.into_inner();
+    let measured = match (sent, reads, keys.last()) {
+        (Err(error), ..) => Err((false, error)),
+        (Ok((up, _)), Some((bucket, file)), _) => {
+            let down = read(bucket, &file.key, file.bytes.min(most)).await;
+            down.map(|down| Rates { up, down }).map_err(|error| (true, error))
+        }
+        (Ok((up, size)), None, last) => {
+            let down = read(written, last.map_or("", String::as_str), size).await;
+            down.map(|down| Rates { up, down }).map_err(|error| (false, error))
+        }
+    };
+    for key in &keys {
+        let deleted = written.delete(key).await.map_err(|error| (false, error));
+        // When the measuring failed, its error tells more than the deletion's.
+        if measured.is_ok() {
+            deleted?;
+        }
+    }
+    measured
 }
 
-/// Sends and fetches bodies, each eight times as long as the one before, until one takes long enough or `most` is reached.
-async fn measure(bucket: &Bucket, most: usize) -> brigade_bucket::Result<Rates> {
+/// Bytes a second of reading an object from its beginning, `most` at once.
+async fn read(bucket: &Bucket, key: &str, most: u64) -> Result<f64, BucketError> {
+    let (rate, _) = grow(most, async |size| bucket.get_range(key, 0..size, None).await).await?;
+    Ok(rate)
+}
+
+/// One transfer.
+#[derive(Clone, Copy)]
+struct Transfer {
+    bytes: f64,
+    seconds: f64,
+}
+
+/// Transfers bodies, each eight times as long as the one before, until one takes long enough or has `most` bytes. Returns the rate and the
+/// last one's bytes.
+async fn grow<T>(
+    most: u64,
+    transfer: impl AsyncFn(u64) -> Result<T, BucketError>,
+) -> Result<(f64, u64), BucketError> {
     let mut size = FIRST_BYTES.min(most);
-    let mut before: Option<Transfer> = None;
+    let mut before = None;
     loop {
-        // A key of its own each time: R2 takes one write a second of a key.
-        let key = bucket.probe_key();
-        let transferred = transfer(bucket, &key, size).await;
-        let deleted = bucket.delete(&key).await;
-        let transfer = transferred?;
-        deleted?;
-        let is_long =
-            transfer.up.min(transfer.down) >= LONG_ENOUGH_SECONDS || transfer.up >= 4.0 * LONG_ENOUGH_SECONDS;
-        if is_long || size >= most {
-            return Ok(rates(before.as_ref(), &transfer));
+        let begun = Instant::now();
+        transfer(size).await?;
+        let last = Transfer { bytes: size as f64, seconds: begun.elapsed().as_secs_f64() };
+        if last.seconds >= LONG_ENOUGH_SECONDS || size >= most {
+            return Ok((rate(before, last), size));
         }
-        before = Some(transfer);
+        before = Some(last);
         size = size.saturating_mul(8).min(most);
     }
 }
 
-async fn transfer(bucket: &Bucket, key: &str, size: usize) -> brigade_bucket::Result<Transfer> {
-    let mut body = vec![0; size];
-    // What repeats itself could be compressed on the way.
-    getrandom::fill(&mut body).unwrap_or_default();
-    let begun = Instant::now();
-    bucket.put(key, Bytes::from(body)).await?;
-    let up = begun.elapsed().as_secs_f64();
-    let begun = Instant::now();
-    bucket.get(key, size as u64).await?;
-    Ok(Transfer { bytes: size as f64, up, down: begun.elapsed().as_secs_f64() })
-}
-
 /// Bytes a second of the longest transfer. What it takes beyond the one before tells more: each has the same way to go before its first
 /// byte, which on a far store is most of a short one's time.
-fn rates(before: Option<&Transfer>, last: &Transfer) -> Rates {
-    let rate = |of: fn(&Transfer) -> f64| {
-        let whole = last.bytes / of(last).max(1e-6);
-        match before {
-            Some(before) if of(last) > of(before) => {
-                whole.max((last.bytes - before.bytes) / (of(last) - of(before)))
-            }
-            _ => whole,
+fn rate(before: Option<Transfer>, last: Transfer) -> f64 {
+    let whole = last.bytes / last.seconds.max(1e-6);
+    match before {
+        Some(before) if last.seconds > before.seconds => {
+            whole.max((last.bytes - before.bytes) / (last.seconds - before.seconds))
         }
-    };
-    Rates { up: rate(|transfer| transfer.up), down: rate(|transfer| transfer.down) }
+        _ => whole,
+    }
 }
 
 #[cfg(test)]
@@ -186,10 +224,9 @@ mod tests {
 
     #[test]
     fn the_way_to_a_far_store_is_not_taken_for_a_slow_line() {
-        // 1 s until the first byte, then 10 MB/s up and 20 MB/s down.
-        let transfer = |bytes: f64| Transfer { bytes, up: 1.0 + bytes / 10e6, down: 1.0 + bytes / 20e6 };
-        let found = rates(Some(&transfer(256e3)), &transfer(2e6));
-        assert!((found.up / 10e6 - 1.0).abs() < 1e-9 && (found.down / 20e6 - 1.0).abs() < 1e-9);
-        assert!(rates(None, &transfer(2e6)).up < 2e6);
+        // 1 s until the first byte, then 10 MB/s.
+        let transfer = |bytes: f64| Transfer { bytes, seconds: 1.0 + bytes / 10e6 };
+        assert!((rate(Some(transfer(256e3)), transfer(2e6)) / 10e6 - 1.0).abs() < 1e-9);
+        assert!(rate(None, transfer(2e6)) < 2e6);
     }
 }

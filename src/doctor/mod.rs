@@ -63,7 +63,7 @@ pub struct Options {
     /// The role, where the settings do not tell.
     pub role: Option<Role>,
     /// The most bytes that go up, and come down, to measure the line; 0 measures nothing.
-    pub line_bytes: usize,
+    pub line_bytes: u64,
 }
 
 /// Collects findings, and tells each as it comes.
@@ -130,19 +130,20 @@ pub async fn examine(path: &Path, options: Options, tell: &mut dyn FnMut(&Findin
     let patient = Patient { settings: &settings, identity: identity.as_ref(), options };
 
     let run = run_bucket(&mut found, &patient).await;
-    let (role, text_bytes) = run::role(&mut found, &patient, run.as_ref()).await;
+    let seen = run::role(&mut found, &patient, run.as_ref()).await;
+    let role = seen.role;
     if let (Some(run), Some(role)) = (&run, role) {
         store::lobby(&mut found, &patient, run, role).await;
     }
     let own = own_bucket(&mut found, &patient, role).await;
 
     found.section = "this machine";
-    machine::examine(&mut found, &patient, run.as_ref().zip(role), text_bytes);
+    machine::examine(&mut found, &patient, run.as_ref().zip(role), seen.text_bytes);
     if options.line_bytes > 0 {
         found.section = "line";
         let bucket =
             own.as_ref().or(run.as_ref().map(Run::bucket).filter(|_| role == Some(Role::Aggregator)));
-        link::examine(&mut found, bucket, run.as_ref(), role, options.line_bytes).await;
+        link::examine(&mut found, bucket, run.as_ref(), &seen, options.line_bytes).await;
     }
     found.findings
 }

@@ -2,7 +2,7 @@
 
 use brigade_bucket::keys::{DataFile, RunKey};
 use brigade_bucket::{Bucket, BucketError, names_private_host};
-use brigade_protocol::{Exclusion, ShardId};
+use brigade_protocol::{Exclusion, ShardId, Signed};
 
 use super::{Examination, Patient, Stopped};
 use crate::config::explain;
@@ -69,24 +69,39 @@ fn mend(error: &anyhow::Error) -> (&'static str, String) {
     }
 }
 
-/// What the participant is, and whether the run knows it as that; then the run's data and news. Also returns the bytes of its
-/// tokens.
-pub(super) async fn role(
-    found: &mut Examination<'_>,
-    patient: &Patient<'_>,
-    run: Option<&Run>,
-) -> (Option<Role>, Option<u64>) {
+/// What later sections need of what was found here.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// What the participant is.
+    pub(super) role: Option<Role>,
+    /// Bytes of the run's tokens.
+    pub(super) text_bytes: Option<u64>,
+    /// The largest file of the newest checkpoint.
+    pub(super) checkpoint: Option<File>,
+}
+
+/// An object that can be read.
+#[derive(Debug)]
+pub(super) struct File {
+    pub(super) key: String,
+    pub(super) bytes: u64,
+}
+
+/// What the participant is, and whether the run knows it as that; then the run's data and news.
+pub(super) async fn role(found: &mut Examination<'_>, patient: &Patient<'_>, run: Option<&Run>) -> Seen {
     let Some(run) = run else {
-        return (said(patient).or(patient.settings.bucket.is_none().then_some(Role::Aggregator)), None);
+        let role = said(patient).or(patient.settings.bucket.is_none().then_some(Role::Aggregator));
+        return Seen { role, ..Seen::default() };
     };
     let role = place(found, patient, run);
-    let text_bytes = data(found, run).await;
+    let text_bytes = text(found, run).await;
+    let checkpoint = newest_checkpoint(found, run).await;
     if let Some(role) = role
         && let Err(error) = news(found, run, patient.identity, role).await
     {
         found.unknown("windows", format!("{error:#}"));
     }
-    (role, text_bytes)
+    Seen { role, text_bytes, checkpoint }
 }
 
 /// The role that the command line or the settings name.
@@ -151,36 +166,43 @@ fn place(found: &mut Examination<'_>, patient: &Patient<'_>, run: &Run) -> Optio
     Some(role)
 }
 
-/// The index, the first bytes of a shard, the newest checkpoint.
-async fn data(found: &mut Examination<'_>, run: &Run) -> Option<u64> {
-    let mut text_bytes = None;
-    let operator = "tell the operator: the run cannot be followed without it";
-    match run.dataset().await {
-        Ok(index) => {
-            let bytes: u64 = index.train.iter().map(|shard| shard.bytes).sum();
-            text_bytes = Some(bytes);
-            let key = RunKey::Data(DataFile::Shard(ShardId::train(0))).to_string();
-            match run.bucket().get_range(&key, 0..64, None).await {
-                Ok(_) => {
-                    let said = format!(
-                        "{}, {:.1} MB of tokens",
-                        several(index.train.len() as u64, "shard"),
-                        bytes as f64 / 1e6
-                    );
-                    found.good("data", said);
-                }
-                Err(error) => drop(found.bad("data", error.to_string(), operator)),
-            }
+/// Without what is missing here nobody can follow the run.
+const TELL: &str = "tell the operator: the run cannot be followed without it";
+
+/// The index and the first bytes of a shard. Returns the bytes of all tokens.
+async fn text(found: &mut Examination<'_>, run: &Run) -> Option<u64> {
+    let index = match run.dataset().await {
+        Ok(index) => index,
+        Err(error) => {
+            found.bad("data", format!("{error:#}"), TELL);
+            return None;
         }
-        Err(error) => drop(found.bad("data", format!("{error:#}"), operator)),
+    };
+    let bytes: u64 = index.train.iter().map(|shard| shard.bytes).sum();
+    let key = RunKey::Data(DataFile::Shard(ShardId::train(0))).to_string();
+    match run.bucket().get_range(&key, 0..64, None).await {
+        Ok(_) => {
+            let shards = several(index.train.len() as u64, "shard");
+            found.good("data", format!("{shards}, {:.1} MB of tokens", bytes as f64 / 1e6));
+        }
+        Err(error) => drop(found.bad("data", error.to_string(), TELL)),
     }
+    Some(bytes)
+}
+
+/// The newest checkpoint's record. Returns its largest file, which is not read here.
+async fn newest_checkpoint(found: &mut Examination<'_>, run: &Run) -> Option<File> {
     match checkpoint::latest(run).await {
-        Ok(newest) => {
-            found.good("checkpoint", format!("the newest is that before window {}", newest.record.window))
+        Ok(Signed { record, .. }) => {
+            found.good("checkpoint", format!("the newest is that before window {}", record.window));
+            let largest = record.files.iter().max_by_key(|pin| pin.size)?;
+            Some(File { key: checkpoint::key(&record, largest).ok()?, bytes: largest.size })
         }
-        Err(error) => drop(found.bad("checkpoint", format!("{error:#}"), operator)),
+        Err(error) => {
+            found.bad("checkpoint", format!("{error:#}"), TELL);
+            None
+        }
     }
-    text_bytes
 }
 
 /// Where the run is, and how it went for this participant last time.

@@ -1,6 +1,6 @@
 //! Questions, and what stands for answers where nobody can be asked.
 
-use std::io::IsTerminal as _;
+use std::io::{ErrorKind, IsTerminal as _};
 
 use anyhow::Context as _;
 use dialoguer::theme::ColorfulTheme;
@@ -79,10 +79,22 @@ fn leave_cleanly() {
     std::thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         if runtime.is_ok_and(|runtime| runtime.block_on(tokio::signal::ctrl_c()).is_ok()) {
-            let _ = dialoguer::console::Term::stderr().show_cursor();
-            std::process::exit(130);
+            leave();
         }
     });
+}
+
+fn leave() -> ! {
+    let _ = dialoguer::console::Term::stderr().show_cursor();
+    std::process::exit(130);
+}
+
+/// What was answered. The terminal tells of a Ctrl-C at a question here, too, and may be first.
+fn answered<T>(answer: dialoguer::Result<T>) -> anyhow::Result<T> {
+    match answer {
+        Err(dialoguer::Error::IO(error)) if error.kind() == ErrorKind::Interrupted => leave(),
+        answer => Ok(answer?),
+    }
 }
 
 impl Ask for Terminal {
@@ -103,12 +115,12 @@ impl Ask for Terminal {
             None => input,
         };
         let input = input.validate_with(|answer: &String| check(answer.trim()));
-        Ok(input.interact_text()?.trim().to_owned())
+        Ok(answered(input.interact_text())?.trim().to_owned())
     }
 
     fn secret(&mut self, _option: &str, question: &str) -> anyhow::Result<String> {
         let answer = Password::with_theme(&self.0).with_prompt(question).allow_empty_password(true);
-        Ok(answer.interact()?.trim().to_owned())
+        Ok(answered(answer.interact())?.trim().to_owned())
     }
 
     fn choice(
@@ -120,7 +132,7 @@ impl Ask for Terminal {
     ) -> anyhow::Result<String> {
         let first = choices.iter().position(|choice| Some(*choice) == default).unwrap_or(0);
         let select = Select::with_theme(&self.0).with_prompt(question).items(choices).default(first);
-        Ok(choices[select.interact()?].to_owned())
+        Ok(choices[answered(select.interact())?].to_owned())
     }
 }
 

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 
 use super::ask::Ask;
 use super::quoted;
+use crate::config::SecretRef;
 
 /// Folder of the secrets, beside the settings.
 const SECRETS: &str = "secrets";
@@ -36,6 +37,8 @@ pub(super) struct Which<'a> {
     pub(super) variables: [&'a str; 2],
     /// Whether the AWS environment may stand for them.
     pub(super) may_be_environment: bool,
+    /// An access key that it must not be, and why.
+    pub(super) not: Option<(&'a str, &'a str)>,
 }
 
 impl Keys {
@@ -63,11 +66,19 @@ impl Keys {
             return Ok(Self::Environment);
         }
         let [id_variable, secret_variable] = which.variables;
+        let check = |answer: &str| match which.not {
+            Some((not, why)) if secrets.meant(answer).as_deref() == Some(not) => Err(why.to_owned()),
+            _ => Ok(()),
+        };
         let id = match &gave[0] {
-            Some(id) => id.clone(),
+            Some(id) => {
+                check(id).map_err(|why| anyhow::anyhow!("{}: {why}", options[0]))?;
+                id.clone()
+            }
             None => {
-                let default = secrets.usual(id_variable);
-                ask.text(&options[0], &format!("access key for {}", which.of), Some(&default))?
+                let (default, question) =
+                    (secrets.usual(id_variable), format!("access key for {}", which.of));
+                ask.text_that(&options[0], &question, Some(&default), &check)?
             }
         };
         let secret = match &gave[1] {
@@ -78,6 +89,14 @@ impl Keys {
         };
         let id = secrets.keep(&id, id_variable);
         Ok(Self::Pair { id, secret: secrets.keep(&secret, secret_variable) })
+    }
+
+    /// The access key, where it can be had already.
+    pub(super) fn id(&self, secrets: &Secrets) -> Option<String> {
+        match self {
+            Self::Environment => std::env::var("AWS_ACCESS_KEY_ID").ok(),
+            Self::Pair { id, .. } => secrets.meant(id),
+        }
     }
 
     /// Lines of a settings file.
@@ -124,6 +143,16 @@ impl Secrets {
         match self.folder.join(SECRETS).join(&name).exists() {
             true => format!("file:{SECRETS}/{name}"),
             false => format!("env:{variable}"),
+        }
+    }
+
+    /// What an answer stands for, where that is there already.
+    fn meant(&self, answer: &str) -> Option<String> {
+        let typed = |(name, _): &&(String, String)| answer == format!("file:{SECRETS}/{name}");
+        match self.typed.iter().find(typed) {
+            Some((_, text)) => Some(text.clone()),
+            None if is_reference(answer) => answer.parse::<SecretRef>().ok()?.resolve("", &self.folder).ok(),
+            None => Some(answer.to_owned()),
         }
     }
 
@@ -186,6 +215,7 @@ mod tests {
         option: "--run",
         variables: ["RUN_KEY_ID", "RUN_SECRET"],
         may_be_environment: false,
+        not: None,
     };
 
     struct Typed(Vec<&'static str>);
@@ -246,6 +276,27 @@ mod tests {
         assert_eq!(keys.unset(), ["RUN_KEY_ID", "RUN_SECRET"]);
         secrets.write().unwrap();
         assert!(!folder.path().join("secrets").exists());
+    }
+
+    #[test]
+    fn the_key_that_writes_is_none_for_readers() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("id"), "WRITER\n").unwrap();
+        let (writer, secrets) = typed(folder.path(), "WRITER", "MARKED-SECRET");
+        let writer = writer.id(&secrets).unwrap();
+        let which = Which { option: "--reader", not: Some((&writer, "it writes")), ..WHICH };
+        let find = |gave: Option<&str>, answer| {
+            let mut secrets = Secrets { folder: secrets.folder.clone(), typed: secrets.typed.clone() };
+            let gave = [gave.map(str::to_owned), None];
+            Keys::find(&which, &gave, &mut Typed(vec![answer, "secret"]), &mut secrets)
+        };
+        // As it is typed, by the file that it will be in, and by another.
+        for answer in ["WRITER", "file:secrets/run_key_id", "file:id"] {
+            let error = find(None, answer).unwrap_err().to_string();
+            assert_eq!(error, "--reader-key-id: it writes");
+        }
+        assert!(find(Some("file:id"), "").is_err() && find(Some("env:BRIGADE_TEST_UNSET"), "").is_ok());
+        assert!(find(None, "READER").is_ok());
     }
 
     #[test]

@@ -72,6 +72,7 @@ impl Participant {
             option: "--run",
             variables: ["RUN_KEY_ID", "RUN_SECRET"],
             may_be_environment: self.role == Role::Aggregator,
+            not: None,
         };
         let run_keys = Keys::find(&which, &self.run_keys, ask, &mut secrets)?;
         let own = match self.role {
@@ -148,13 +149,17 @@ impl Own {
             option: "--bucket",
             variables: ["MY_KEY_ID", "MY_SECRET"],
             may_be_environment: true,
+            not: None,
         };
         let keys = Keys::find(&which, &self.keys, ask, secrets)?;
+        let writer = keys.id(secrets);
+        let why = "this key writes your bucket, and all who read it get the one that you name here: make one that only reads";
         let which = Which {
             of: "others to read your bucket",
             option: "--reader",
             variables: ["READER_KEY_ID", "READER_SECRET"],
             may_be_environment: false,
+            not: writer.as_deref().map(|writer| (writer, why)),
         };
         let reader = Keys::find(&which, &self.reader, ask, secrets)?;
         Ok(OwnBucket { address, keys, reader })
@@ -187,11 +192,12 @@ mod tests {
 
     fn miner() -> Participant {
         let keys = || [Some("env:HOME".to_owned()), Some("env:HOME".to_owned())];
+        let reader = || [Some("env:CARGO_PKG_NAME".to_owned()), Some("env:CARGO_PKG_NAME".to_owned())];
         Participant {
             role: Role::Miner,
             run: Some(URL.parse().unwrap()),
             run_keys: keys(),
-            own: Own { bucket: Some("mine".into()), keys: keys(), reader: keys(), ..Own::default() },
+            own: Own { bucket: Some("mine".into()), keys: keys(), reader: reader(), ..Own::default() },
             allow_private_endpoints: true,
             recognise: |_| Ok(None),
         }

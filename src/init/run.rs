@@ -74,6 +74,7 @@ impl Terms {
             option: "--bucket",
             variables: ["RUN_KEY_ID", "RUN_SECRET"],
             may_be_environment: true,
+            not: None,
         };
         let keys = Keys::find(&which, &self.keys, ask, &mut secrets)?;
         std::fs::create_dir_all(folder)?;

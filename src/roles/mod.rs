@@ -8,6 +8,6 @@ pub mod miner;
 pub(crate) mod model;
 #[cfg(feature = "torch")]
 pub(crate) mod samples;
-mod start;
+pub(crate) mod start;
 #[cfg(feature = "torch")]
 pub mod validator;

@@ -1,9 +1,11 @@
-//! The first requests of a role: what is set wrong is to show at once, and by its setting's name.
+//! The first requests of a role, and of whoever prepares a run: what is set wrong is to show at once, and by its setting's name.
 //!
 //! They are made in haste, without the patience that a role has later: who has just started it still looks. What only time can mend is
 //! waited for all the same.
 
-use brigade_bucket::{Bucket, BucketError, Dialect};
+use std::path::Path;
+
+use brigade_bucket::{Bucket, BucketError, BucketOptions, Dialect};
 
 use crate::config::{BucketSection, ConfigError, Participant, blame, hasty};
 use crate::run::Run;
@@ -29,6 +31,16 @@ pub(super) async fn run(settings: &Participant, is_aggregator: bool) -> anyhow::
     let bucket = settings.open_run()?;
     reach(&settings.open_run_with(hasty())?, &bucket, "run", &settings.run, is_aggregator).await?;
     Run::load(bucket, &settings.run_id, settings.poll()).await
+}
+
+/// A bucket that its owner writes, by its section `name` of a file in `folder`: it keeps its promises.
+///
+/// # Errors
+/// Names the setting.
+pub(crate) async fn writable(section: &BucketSection, name: &str, folder: &Path) -> anyhow::Result<Bucket> {
+    let bucket = section.open(name, folder, BucketOptions::default())?;
+    reach(&section.open(name, folder, hasty())?, &bucket, name, section, true).await?;
+    Ok(bucket)
 }
 
 /// Tries a bucket in haste, and patiently where that may help; one that is `owned` must keep its promises, another be readable.

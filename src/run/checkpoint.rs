@@ -183,10 +183,18 @@ async fn fetch(run: &Run, checkpoint: &Checkpoint, pin: &ObjectPin) -> anyhow::R
         pin.key,
         pin.size
     );
-    let file = CheckpointFile::from_name(&pin.key).context("the checkpoint names a file of no known kind")?;
-    let key = RunKey::Checkpoint { window: checkpoint.window, file }.to_string();
+    let key = key(checkpoint, pin)?;
     let wanted = Pin { etag: None, sha256: pin.sha256, size: pin.size };
     Ok(run.bucket().get_pinned(&key, &wanted).await?)
+}
+
+/// Key of a file of a checkpoint.
+///
+/// # Errors
+/// When its record gives it a name that no such file has.
+pub fn key(checkpoint: &Checkpoint, pin: &ObjectPin) -> anyhow::Result<String> {
+    let file = CheckpointFile::from_name(&pin.key).context("the checkpoint names a file of no known kind")?;
+    Ok(RunKey::Checkpoint { window: checkpoint.window, file }.to_string())
 }
 
 /// Downloads the Hugging Face folder of a checkpoint.

@@ -40,7 +40,7 @@ pub struct Terms {
     /// A Hugging Face folder that the run starts from; random weights and a tokenizer of its own without one.
     pub model: Option<PathBuf>,
     pub learning_rate: f64,
-    /// A model of 20 M parameters instead of 0.1 M.
+    /// A model of 24 M parameters instead of 0.1 M.
     pub wide: bool,
 }
 
@@ -289,7 +289,7 @@ fn run_toml(store: &Store, dir: &Path, terms: &Terms) -> String {
         None if *wide => MODEL
             .replace("_size = 64", "_size = 512")
             .replace("size = 128", "size = 1408")
-            .replace("layers = 2", "layers = 6"),
+            .replace("layers = 2", "layers = 8"),
         None => MODEL.to_owned(),
     };
     format!(
