@@ -55,10 +55,13 @@ def _of_the_system(library: Path) -> "Path | None":
     """What Debian's package of a library says of its licence."""
     if shutil.which("dpkg") is None:
         return None
-    done = subprocess.run(["dpkg", "--search", str(library)], capture_output=True, text=True, check=False)
-    package = done.stdout.split(":")[0].strip()
-    text = Path("/usr/share/doc") / package / "copyright"
-    return text if done.returncode == 0 and text.is_file() else None
+    # Where /lib is a link to /usr/lib, some packages know their files by the one name and some by the other.
+    for name in (str(library), str(library).removeprefix("/usr")):
+        done = subprocess.run(["dpkg", "--search", name], capture_output=True, text=True, check=False)
+        text = Path("/usr/share/doc") / done.stdout.split(":")[0].strip() / "copyright"
+        if done.returncode == 0 and text.is_file():
+            return text
+    return None
 
 
 def write(clone: Path, shared: "dict[str, Path]", folder: Path) -> None:

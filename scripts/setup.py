@@ -115,7 +115,8 @@ def destination(member: str, variant: pins.Variant) -> "str | None":
         return None
     name = parts[-1]
     if parts[0].endswith(".dist-info") and ("licenses" in parts[1:-1] or TEXTS.match(name)):
-        return "/".join(["licenses", parts[0][: -len(".dist-info")], *parts[1:]])
+        inside = [part for part in parts[1:] if part != "licenses"]
+        return "/".join(["licenses", parts[0][: -len(".dist-info")], *inside])
     in_lib = parts[-2:-1] == ["lib"] and ".so" in name
     if variant is pins.CPU:
         if parts[:2] == ["torch", "include"]:

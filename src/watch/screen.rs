@@ -65,6 +65,9 @@ fn title(overview: &Overview, window: Option<&Window>, app: &App) -> Vec<Line<'s
     let total = if overview.is_over { format!("{total}, the run is over") } else { total };
     let place = if app.past.is_some() { "past window" } else { "window" };
     first.push(Span::styled(format!("{place} {}{total}", window.window), bold));
+    if let Some(wanted) = app.wanted.filter(|wanted| *wanted != window.window) {
+        first.push(Span::raw(format!("  reading window {wanted}…")));
+    }
     vec![Line::from(first), Line::from(news(overview, window))]
 }
 
