@@ -37,7 +37,7 @@ TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 
 dist: setup ## build and pack a release into target/dist (ARGS=--with-libtorch: with CUDA's libraries, gigabytes)
 	$(CARGO) build --release $(FEATURES)
-	@$(PYTHON) scripts/dist.py "$(TARGET_DIR)" $(ARGS)
+	@CARGO="$(CARGO)" $(PYTHON) scripts/dist.py "$(TARGET_DIR)" $(ARGS)
 
 dist-test: ## unpack the release that `make dist` made, and train with nothing else but glibc
 	@scripts/dist-test.sh "$(TARGET_DIR)/dist"

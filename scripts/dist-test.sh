@@ -32,7 +32,8 @@ tar -xzf "$tarball" -C "$root"
 name=$(basename "$tarball" .tar.gz)
 brigade=$root/$name/bin/brigade
 for path in bin/brigade lib/libtorch_cpu.so systemd/brigade@.service man/man1/brigade.1 completions/brigade.bash LICENSE \
-    README.md install.sh share/doc/bucket-layout.md share/licenses/crates.txt share/licenses/libtorch; do
+    README.md install.sh share/doc/bucket-layout.md share/licenses/crates.txt share/licenses/GPL-3.0.txt \
+    share/licenses/GCC-exception-3.1.txt; do
     [ -e "$root/$name/$path" ] || fail "$path is not in $tarball"
 done
 if command -v readelf >/dev/null; then

@@ -6,7 +6,7 @@ from wherever it is unpacked, and SHA256SUMS. The same program, libraries and fi
 are sorted, owners are nobody in particular, and the time is SOURCE_DATE_EPOCH, else the commit's, else 1980.
 
 A program for CPUs comes with libtorch. One for NVIDIA GPUs comes without: those libraries are gigabytes, and most machines
-with a GPU have PyTorch. Needs Python 3.9 or later and ldd; nothing else.
+with a GPU have PyTorch. Needs Python 3.9 or later, ldd and cargo; nothing else.
 """
 
 import argparse

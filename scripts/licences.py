@@ -2,10 +2,11 @@
 
     share/licenses/crates.txt       the Rust packages that the program is linked from, and their texts, each once
     share/licenses/libtorch/...     what the wheels of libtorch came with
-    share/licenses/NAME.txt         of each library of the machine that built this
+    share/licenses/*.txt            GCC's, of its libraries, libtorch's libgomp among them; from dist/licenses
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,11 +14,17 @@ from pathlib import Path
 
 import common
 
+# Of the machine that built this.
+GCC = ("libgcc_s.so", "libstdc++.so", "libgomp.so")
 TEXTS = re.compile(r"(licen[sc]e|copying|notice|unlicense|copyright)", re.IGNORECASE)
 
 
 def _cargo(clone: Path, *words: str) -> str:
-    done = subprocess.run(["cargo", *words], cwd=clone, capture_output=True, text=True, check=False)
+    cargo = os.environ.get("CARGO", "cargo")
+    try:
+        done = subprocess.run([cargo, *words], cwd=clone, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise common.SetupError(f"{cargo} is missing; it tells which packages the program is linked from") from error
     if done.returncode != 0:
         raise common.SetupError(f"cargo {words[0]} failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
     return done.stdout
@@ -27,7 +34,8 @@ def _packages(clone: Path) -> "list[dict]":
     """What the program is linked from, but for our own."""
     tree = ("tree", "--locked", "--package", "brigade", "--edges", "normal", "--prefix", "none", "--format", "{p}")
     linked = {tuple(line.split()[:2]) for line in _cargo(clone, *tree).splitlines() if line.strip()}
-    every = json.loads(_cargo(clone, "metadata", "--locked", "--format-version", "1"))["packages"]
+    metadata = ("metadata", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu", "--format-version", "1")
+    every = json.loads(_cargo(clone, *metadata))["packages"]
     ours = [package for package in every if package["source"] and (package["name"], f"v{package['version']}") in linked]
     return sorted(ours, key=lambda package: (package["name"], package["version"]))
 
@@ -37,12 +45,14 @@ def crates(clone: Path) -> str:
     head, owners = [], {}
     for package in _packages(clone):
         name = f"{package['name']} {package['version']}"
-        told = (package["license"] or "as its text below says", package["repository"])
+        files = sorted(Path(package["manifest_path"]).parent.iterdir())
+        texts = [path.read_text(errors="replace") for path in files if path.is_file() and TEXTS.match(path.name)]
+        told = [package["license"] or "as its text below says", package["repository"]]
+        told += [] if texts else ["without a text of its own"]
         head.append(f"{name}: {', '.join(filter(None, told))}")
-        for path in sorted(Path(package["manifest_path"]).parent.iterdir()):
-            if path.is_file() and TEXTS.match(path.name):
-                text = "\n".join(line.rstrip() for line in path.read_text(errors="replace").strip().splitlines())
-                owners.setdefault(text, []).append(name)
+        for text in texts:
+            text = "\n".join(line.rstrip() for line in text.strip().splitlines())
+            owners.setdefault(text, []).append(name)
     if not head:
         raise common.SetupError("cargo tree names no package that the program is linked from")
     parts = ["The Rust packages that this program is linked from.", "\n".join(head)]
@@ -51,29 +61,14 @@ def crates(clone: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _of_the_system(library: Path) -> "Path | None":
-    """What Debian's package of a library says of its licence."""
-    if shutil.which("dpkg") is None:
-        return None
-    # Where /lib is a link to /usr/lib, some packages know their files by the one name and some by the other.
-    for name in (str(library), str(library).removeprefix("/usr")):
-        done = subprocess.run(["dpkg", "--search", name], capture_output=True, text=True, check=False)
-        text = Path("/usr/share/doc") / done.stdout.split(":")[0].strip() / "copyright"
-        if done.returncode == 0 and text.is_file():
-            return text
-    return None
-
-
 def write(clone: Path, shared: "dict[str, Path]", folder: Path) -> None:
     """Writes all of it into `folder`; `shared` are the libraries that go along."""
-    folder.mkdir(parents=True)
+    shutil.copytree(clone / "dist" / "licenses", folder, copy_function=shutil.copyfile)
     (folder / "crates.txt").write_text(crates(clone))
-    # A library that a user set as LIBTORCH brings what it brings.
+    # A libtorch that a user has of their own brings what it brings.
     torch = shared["libtorch_cpu.so"].parent.parent if "libtorch_cpu.so" in shared else None
     if torch and (torch / "licenses").is_dir():
         shutil.copytree(torch / "licenses", folder / "libtorch", copy_function=shutil.copyfile)
     for name, path in shared.items():
-        if torch and torch in path.parents:
-            continue
-        if text := _of_the_system(path):
-            shutil.copyfile(text, folder / f"{name.split('.so')[0]}.txt")
+        if not (torch and torch in path.parents) and not name.startswith(GCC):
+            raise common.SetupError(f"{path} is linked, and nobody has looked at its licence: scripts/licences.py")

@@ -115,7 +115,7 @@ def destination(member: str, variant: pins.Variant) -> "str | None":
         return None
     name = parts[-1]
     if parts[0].endswith(".dist-info") and ("licenses" in parts[1:-1] or TEXTS.match(name)):
-        inside = [part for part in parts[1:] if part != "licenses"]
+        inside = parts[2:] if parts[1] == "licenses" else parts[1:]
         return "/".join(["licenses", parts[0][: -len(".dist-info")], *inside])
     in_lib = parts[-2:-1] == ["lib"] and ".so" in name
     if variant is pins.CPU:
@@ -224,13 +224,23 @@ def own_libtorch() -> bool:
     return True
 
 
+def linked() -> "pins.Variant | None":
+    """The flavour that the clone is linked to, of this layout or an older one."""
+    try:
+        first = (LINK / "wheels.txt").read_text().split()[:1]
+    except OSError:
+        return None
+    return next((variant for variant in (pins.CPU, pins.CUDA) if [variant.name] == first), None)
+
+
 def choose(arguments: argparse.Namespace) -> "pins.Variant | None":
     """The variant to set up; `None` if what is linked now will do."""
     if arguments.cuda:
         return pins.CUDA
     if arguments.cpu:
         return pins.CPU
-    return None if any(is_complete(variant, LINK) for variant in (pins.CPU, pins.CUDA)) else pins.CPU
+    variant = linked()
+    return None if variant and is_complete(variant, LINK) else variant or pins.CPU
 
 
 def main() -> int:

@@ -134,6 +134,36 @@ fn who_prepares_a_run_is_told_at_once_which_setting_is_wrong() {
 }
 
 #[test]
+fn a_dataset_goes_to_a_bucket_that_is_tried_first() {
+    let world = World::new(Store::embedded(), 1, &Terms::default());
+    let pair = world.store.pair("miner-0");
+    let text = world.dir.path().join("text");
+    std::fs::write(&text, "once upon a time there was a text\n".repeat(500)).unwrap();
+    let prepare = |id: &str, secret: &str, place: &str, endpoint: &str, input: &Path| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_brigade"));
+        command.args(["data", "prepare", "--train-bpe", "300", "--heldout-fraction", "0"]);
+        command.args(["--dialect", "embedded", "--output", place]);
+        command.args(["--endpoint", endpoint, "--input"]).arg(input);
+        command.env("AWS_ACCESS_KEY_ID", id).env("AWS_SECRET_ACCESS_KEY", secret).env("RUST_LOG", "error");
+        command.output().unwrap()
+    };
+    let (place, endpoint) = ("s3://peer-miner-0/sets/a", world.store.endpoint());
+    let output = prepare(&pair.id, &pair.secret, place, endpoint, &text);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for (id, secret, place, endpoint, named) in [
+        ("NOBODY", "wrong", place, endpoint, "AWS_ACCESS_KEY_ID"),
+        (&pair.id, "wrong", place, endpoint, "AWS_SECRET_ACCESS_KEY"),
+        (&pair.id, &pair.secret, "s3://peer-validator/a", endpoint, "correct --output"),
+        (&pair.id, &pair.secret, place, "http://127.0.0.1:9", "--endpoint"),
+    ] {
+        let output = prepare(id, secret, place, endpoint, Path::new("/no/such/text"));
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && errors.lines().count() == 1, "{named}: {errors}");
+        assert!(errors.contains(named) && errors.contains(place) && !errors.contains("/no/such"), "{errors}");
+    }
+}
+
+#[test]
 fn a_run_is_not_created_twice() {
     let world = World::new(Store::embedded(), 1, &Terms::default());
     brigade_fails(

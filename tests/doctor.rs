@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use brigade_bucket::keys::RunKey;
 use support::proxy::{self, Answer, Fault};
 use support::stores::Store;
 use support::{Terms, World, brigade};
@@ -113,14 +114,10 @@ impl Ward {
         examine(&self.path(), &["--line-mib", "1"])
     }
 
-    /// With a proxy before the bucket of `section`.
-    fn behind(&self, section: &str, fault: Fault) -> Found {
-        let endpoint = proxy::start(self.world.store.endpoint(), fault);
-        self.with(section, self.world.store.endpoint(), &endpoint)
-    }
-
+    /// With a proxy before the miner's own bucket that changes answers.
     fn changed(&self, change: fn(&str, &mut Answer)) -> Found {
-        self.behind("bucket", Fault { change, rate: None })
+        let endpoint = proxy::start(self.world.store.endpoint(), Fault { change, rate: None });
+        self.with("bucket", self.world.store.endpoint(), &endpoint)
     }
 }
 
@@ -230,6 +227,9 @@ fn the_machine_and_the_run() {
     expect("identity", &examine(&ward.path(), &[]), "settings", "identity", &["chmod 600"]);
     mode(0o600);
 
+    lose_the_checkpoint(&ward.world);
+    expect("no file", &examine(&ward.path(), &[]), "line", "checkpoint", &["tell the operator"]);
+
     // The manifest with a signature of nobody's.
     let manifest = ward.world.dir.path().join("store/run/manifest.json");
     assert!(!manifest.exists(), "the store's own form is not a plain file");
@@ -242,6 +242,18 @@ fn found_bad_state(command: &mut Command) -> Found {
     let found = found(command);
     assert!(found.bad.contains(&("settings".into(), "state".into())), "{}", found.text);
     found
+}
+
+/// The newest checkpoint's record stays, its largest file goes.
+fn lose_the_checkpoint(world: &World) {
+    use brigade::config::Participant;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let bucket = Participant::read(&world.config("aggregator")).unwrap().open_run().unwrap();
+        let files = bucket.list(RunKey::CHECKPOINTS, 100).await.unwrap();
+        let largest = files.iter().max_by_key(|object| object.size).unwrap();
+        bucket.delete(&largest.key).await.unwrap();
+    });
 }
 
 fn spoil_signature(world: &World) {
@@ -316,11 +328,17 @@ fn a_line_that_is_too_slow() {
     let ward = Ward::new(&Terms { train_seconds: 1, wide: true, ..Terms::default() });
     let healthy = examine(&ward.path(), &[]);
     assert!(healthy.is_ok, "{}", healthy.text);
-    let slow = || Fault { rate: Some(5_000_000 / 8), ..Fault::default() };
-    let found = ward.behind("bucket", slow());
-    expect("5 Mbit/s", &found, "line", "bandwidth", &["Mbit/s", "faster line"]);
+    let behind = |section| {
+        let slow = Fault { rate: Some(5_000_000 / 8), ..Fault::default() };
+        let endpoint = proxy::start(ward.world.store.endpoint(), slow);
+        let text = ward.spoil(section, ward.world.store.endpoint(), &endpoint);
+        std::fs::write(ward.path(), text).unwrap();
+        // Long enough for a hiccup of a busy machine not to count.
+        examine(&ward.path(), &["--line-mib", "4"])
+    };
+    expect("5 Mbit/s", &behind("bucket"), "line", "bandwidth", &["Mbit/s", "faster line"]);
     // Its own bucket is near, the run's is not: deltas come from there.
-    let found = ward.behind("run", slow());
+    let found = behind("run");
     expect("5 Mbit/s from the run", &found, "line", "bandwidth", &["from the run's bucket", "faster line"]);
 }
 

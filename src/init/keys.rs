@@ -67,7 +67,7 @@ impl Keys {
         }
         let [id_variable, secret_variable] = which.variables;
         let check = |answer: &str| match which.not {
-            Some((not, why)) if secrets.meant(answer).as_deref() == Some(not) => Err(why.to_owned()),
+            Some((not, why)) if secrets.meant(answer) == not => Err(why.to_owned()),
             _ => Ok(()),
         };
         let id = match &gave[0] {
@@ -91,10 +91,10 @@ impl Keys {
         Ok(Self::Pair { id, secret: secrets.keep(&secret, secret_variable) })
     }
 
-    /// The access key, where it can be had already.
-    pub(super) fn id(&self, secrets: &Secrets) -> Option<String> {
+    /// The access key; where it cannot be had yet, the reference to it.
+    pub(super) fn id(&self, secrets: &Secrets) -> String {
         match self {
-            Self::Environment => std::env::var("AWS_ACCESS_KEY_ID").ok(),
+            Self::Environment => secrets.meant("env:AWS_ACCESS_KEY_ID"),
             Self::Pair { id, .. } => secrets.meant(id),
         }
     }
@@ -146,14 +146,17 @@ impl Secrets {
         }
     }
 
-    /// What an answer stands for, where that is there already.
-    fn meant(&self, answer: &str) -> Option<String> {
+    /// What an answer stands for, where that is there already; else itself.
+    fn meant(&self, answer: &str) -> String {
         let typed = |(name, _): &&(String, String)| answer == format!("file:{SECRETS}/{name}");
-        match self.typed.iter().find(typed) {
+        let text = match self.typed.iter().find(typed) {
             Some((_, text)) => Some(text.clone()),
-            None if is_reference(answer) => answer.parse::<SecretRef>().ok()?.resolve("", &self.folder).ok(),
-            None => Some(answer.to_owned()),
-        }
+            None => {
+                let reference = answer.parse::<SecretRef>().ok();
+                reference.and_then(|reference| reference.resolve("", &self.folder).ok())
+            }
+        };
+        text.unwrap_or_else(|| answer.to_owned())
     }
 
     /// A reference to `answer`, which is to be written into a file of its own unless it is one.
@@ -283,7 +286,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("id"), "WRITER\n").unwrap();
         let (writer, secrets) = typed(folder.path(), "WRITER", "MARKED-SECRET");
-        let writer = writer.id(&secrets).unwrap();
+        let writer = writer.id(&secrets);
         let which = Which { option: "--reader", not: Some((&writer, "it writes")), ..WHICH };
         let find = |gave: Option<&str>, answer| {
             let mut secrets = Secrets { folder: secrets.folder.clone(), typed: secrets.typed.clone() };
@@ -297,6 +300,13 @@ mod tests {
         }
         assert!(find(Some("file:id"), "").is_err() && find(Some("env:BRIGADE_TEST_UNSET"), "").is_ok());
         assert!(find(None, "READER").is_ok());
+        // What is not there yet is known by its name.
+        let unset = || Some("env:BRIGADE_TEST_UNSET".to_owned());
+        let keys = Keys::Pair { id: unset().unwrap(), secret: String::new() };
+        let id = keys.id(&secrets);
+        let which = Which { option: "--reader", not: Some((&id, "it writes")), ..WHICH };
+        let mut empty = Secrets::new(folder.path());
+        assert!(Keys::find(&which, &[unset(), unset()], &mut Silent, &mut empty).is_err());
     }
 
     #[test]

@@ -159,7 +159,7 @@ impl Own {
             option: "--reader",
             variables: ["READER_KEY_ID", "READER_SECRET"],
             may_be_environment: false,
-            not: writer.as_deref().map(|writer| (writer, why)),
+            not: Some((&writer, why)),
         };
         let reader = Keys::find(&which, &self.reader, ask, secrets)?;
         Ok(OwnBucket { address, keys, reader })

@@ -18,7 +18,7 @@ use crate::spelling::word;
 #[cfg(feature = "torch")]
 pub(super) async fn own(settings: &Participant) -> anyhow::Result<Bucket> {
     let own = settings.open_own()?;
-    reach(&settings.open_own_with(hasty())?, &own, "bucket", settings.own()?, true).await?;
+    reach(&settings.open_own_with(hasty())?, &own, "bucket", settings.own()?, Trial::Own).await?;
     check_reader(settings, &own).await?;
     Ok(own)
 }
@@ -29,7 +29,8 @@ pub(super) async fn own(settings: &Participant) -> anyhow::Result<Bucket> {
 /// Names the setting.
 pub(super) async fn run(settings: &Participant, is_aggregator: bool) -> anyhow::Result<Run> {
     let bucket = settings.open_run()?;
-    reach(&settings.open_run_with(hasty())?, &bucket, "run", &settings.run, is_aggregator).await?;
+    let trial = if is_aggregator { Trial::Own } else { Trial::Read };
+    reach(&settings.open_run_with(hasty())?, &bucket, "run", &settings.run, trial).await?;
     Run::load(bucket, &settings.run_id, settings.poll()).await
 }
 
@@ -39,29 +40,60 @@ pub(super) async fn run(settings: &Participant, is_aggregator: bool) -> anyhow::
 /// Names the setting.
 pub(crate) async fn writable(section: &BucketSection, name: &str, folder: &Path) -> anyhow::Result<Bucket> {
     let bucket = section.open(name, folder, BucketOptions::default())?;
-    reach(&section.open(name, folder, hasty())?, &bucket, name, section, true).await?;
+    reach(&section.open(name, folder, hasty())?, &bucket, name, section, Trial::Own).await?;
     Ok(bucket)
 }
 
-/// Tries a bucket in haste, and patiently where that may help; one that is `owned` must keep its promises, another be readable.
+/// A bucket that is only filled: it takes an object. It need keep no promises, nor let anything be deleted.
+///
+/// # Errors
+/// When it takes none.
+pub(crate) async fn takes_objects(hasty: &Bucket, patient: &Bucket) -> brigade_bucket::Result<()> {
+    tried(hasty, patient, Trial::Fill).await
+}
+
+/// What a bucket must be good for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trial {
+    Read,
+    Fill,
+    /// To be its owner's, and to keep its promises.
+    Own,
+}
+
+/// Tries a bucket, and finds out whether it is another store's than the settings say.
 async fn reach(
     hasty: &Bucket,
     patient: &Bucket,
     section: &str,
     settings: &BucketSection,
-    owned: bool,
+    trial: Trial,
 ) -> anyhow::Result<()> {
-    let tried = probe(hasty, owned).await;
+    let tried = tried(hasty, patient, trial).await;
     check_dialect(hasty, section, settings, tried.is_ok())?;
-    let tried = match tried {
-        Err(error) if passes(&error) => probe(patient, owned).await,
-        tried => tried,
-    };
     tried.map_err(|error| blame(section, error))
 }
 
-async fn probe(bucket: &Bucket, owned: bool) -> brigade_bucket::Result<()> {
-    if owned { bucket.probe().await.map(|_| ()) } else { bucket.probe_read().await }
+/// Tries a bucket in haste, and patiently where that may help.
+async fn tried(hasty: &Bucket, patient: &Bucket, trial: Trial) -> brigade_bucket::Result<()> {
+    match probe(hasty, trial).await {
+        Err(error) if passes(&error) => probe(patient, trial).await,
+        tried => tried,
+    }
+}
+
+async fn probe(bucket: &Bucket, trial: Trial) -> brigade_bucket::Result<()> {
+    match trial {
+        Trial::Read => bucket.probe_read().await,
+        Trial::Own => bucket.probe().await.map(|_| ()),
+        Trial::Fill => {
+            let key = bucket.probe_key();
+            bucket.put(&key, bytes::Bytes::from_static(b"is it taken?")).await?;
+            // Who may only fill it leaves this behind.
+            let _ = bucket.delete(&key).await;
+            Ok(())
+        }
+    }
 }
 
 /// Whether waiting may help: the store is there, and busy. R2 for one takes a write a second of a key.

@@ -72,10 +72,11 @@ impl App {
             return;
         }
         match found {
-            Ok(window) => {
+            Ok(Some(window)) => {
                 let newest = self.newest();
-                self.past = window.filter(|window| Some(window.window) != newest);
+                self.past = Some(window).filter(|window| Some(window.window) != newest);
             }
+            Ok(None) => self.look = Some(Err(format!("window {number} is not there any more"))),
             Err(error) => self.look = Some(Err(format!("{error:#}"))),
         }
         self.wanted = self.past.as_ref().map(|window| window.window);
@@ -222,6 +223,10 @@ mod tests {
         app.open(0, Err(anyhow::anyhow!("no line")));
         assert_eq!((app.wanted, &app.past), (Some(99), &Some(window(99))));
         assert!(matches!(&app.look, Some(Err(why)) if why == "no line"));
+        press(&mut app, KeyCode::Home);
+        app.open(0, Ok(None));
+        assert_eq!((app.wanted, &app.past), (Some(99), &Some(window(99))));
+        assert!(matches!(&app.look, Some(Err(why)) if why == "window 0 is not there any more"));
         // Forward over the edge is the newest again.
         press(&mut app, KeyCode::PageDown);
         assert_eq!((app.wanted, &app.past), (None, &None));

@@ -102,14 +102,21 @@ impl Asked {
         tokio::spawn(async move {
             loop {
                 let news = tokio::select! {
-                    biased;
                     changed = wanted.changed() => {
                         if changed.is_err() {
                             return;
                         }
                         let Some(number) = *wanted.borrow_and_update() else { continue };
-                        let found = observer.window(number).await;
-                        News::Window(number, found.map(|window| window.map(Box::new)))
+                        // A store that does not answer keeps nobody from another window.
+                        tokio::select! {
+                            found = observer.window(number) => {
+                                News::Window(number, found.map(|window| window.map(Box::new)))
+                            }
+                            _ = wanted.changed() => {
+                                wanted.mark_changed();
+                                continue;
+                            }
+                        }
                     }
                     Some(()) = look.recv() => {
                         let look = observer.look(BUDGET).await;
