@@ -135,33 +135,12 @@ async fn measure(
     reads: Option<(&Bucket, &File)>,
     most: u64,
 ) -> Result<Rates, (bool, BucketError)> {
-    // A key of its own each time: R2 takes one write a second of a key.
     let keys = RefCell::new(Vec::new());
-    let sent = grow(most, async |size| {
-        let mut body = vec![0; size as usize];
-        // What repeats itself could be compressed on the way.
-        getrandom::fill(&mut body).unwrap_or_default();
-        let key = written.probe_key();
-        keys.borrow_mut().push(key.clone());
-        written.put(&key, Bytes::from(body)).await
-    });
-    let sent = sent.await;
-    let keys = keys.into_inner();
-    let measured = match (sent, reads, keys.last()) {
-        (Err(error), ..) => Err((false, error)),
-        (Ok((up, _)), Some((bucket, file)), _) => {
-            let down = read(bucket, &file.key, file.bytes.min(most)).await;
-            down.map(|down| Rates { up, down }).map_err(|error| (true, error))
-        }
-        (Ok((up, size)), None, last) => {
-            let down = read(written, last.map_or("", String::as_str), size).await;
-            down.map(|down| Rates { up, down }).map_err(|error| (false, error))
-        }
-    };
+    let measured = both_ways(written, reads, most, &keys).await;
     let mut deleted = Ok(());
-    for key in &keys {
+    for key in keys.into_inner() {
         // All of them, also after one that failed: they are large.
-        deleted = written.delete(key).await.and(deleted);
+        deleted = written.delete(&key).await.and(deleted);
     }
     // When the measuring failed, its error tells more than the deletion's.
     let rates = measured?;
@@ -169,10 +148,37 @@ async fn measure(
     Ok(rates)
 }
 
-/// Bytes a second of reading an object from its beginning, `most` at once.
-async fn read(bucket: &Bucket, key: &str, most: u64) -> Result<f64, BucketError> {
-    let (rate, _) = grow(most, async |size| bucket.get_range(key, 0..size, None).await).await?;
-    Ok(rate)
+/// As [`measure`]; `keys` are of what it leaves in `written`.
+async fn both_ways(
+    written: &Bucket,
+    reads: Option<(&Bucket, &File)>,
+    most: u64,
+    keys: &RefCell<Vec<String>>,
+) -> Result<Rates, (bool, BucketError)> {
+    let send = async |size| {
+        let mut body = vec![0; size as usize];
+        // What repeats itself could be compressed on the way.
+        getrandom::fill(&mut body).unwrap_or_default();
+        // A key of its own each time: R2 takes one write a second of a key.
+        let key = written.probe_key();
+        keys.borrow_mut().push(key.clone());
+        timed(written.put(&key, Bytes::from(body))).await
+    };
+    let (up, size) = grow(most, send).await.map_err(|error| (false, error))?;
+    let (bucket, key, bytes) = match reads {
+        Some((bucket, file)) => (bucket, file.key.clone(), file.bytes.min(most)),
+        None => (written, keys.borrow().last().cloned().unwrap_or_default(), size),
+    };
+    let fetch = async |size| timed(bucket.get_range(&key, 0..size, None)).await;
+    let (down, _) = grow(bytes, fetch).await.map_err(|error| (reads.is_some(), error))?;
+    Ok(Rates { up, down })
+}
+
+/// Seconds that a transfer takes.
+async fn timed<T>(transfer: impl Future<Output = brigade_bucket::Result<T>>) -> brigade_bucket::Result<f64> {
+    let begun = Instant::now();
+    transfer.await?;
+    Ok(begun.elapsed().as_secs_f64())
 }
 
 /// One transfer.
@@ -182,18 +188,16 @@ struct Transfer {
     seconds: f64,
 }
 
-/// Transfers bodies, each eight times as long as the one before, until one takes long enough or has `most` bytes. Returns the rate and the
-/// last one's bytes.
-async fn grow<T>(
+/// Transfers bodies, each eight times as long as the one before, until one takes long enough or has `most` bytes. `transfer` takes bytes and
+/// returns seconds; returns the rate, and the last one's bytes.
+async fn grow(
     most: u64,
-    transfer: impl AsyncFn(u64) -> Result<T, BucketError>,
-) -> Result<(f64, u64), BucketError> {
+    transfer: impl AsyncFn(u64) -> brigade_bucket::Result<f64>,
+) -> brigade_bucket::Result<(f64, u64)> {
     let mut size = FIRST_BYTES.min(most);
     let mut before = None;
     loop {
-        let begun = Instant::now();
-        transfer(size).await?;
-        let last = Transfer { bytes: size as f64, seconds: begun.elapsed().as_secs_f64() };
+        let last = Transfer { bytes: size as f64, seconds: transfer(size).await? };
         if last.seconds >= LONG_ENOUGH_SECONDS || size >= most {
             return Ok((rate(before, last), size));
         }
@@ -258,7 +262,7 @@ mod tests {
             let steps = RefCell::new(Vec::new());
             let step = async |size| {
                 steps.borrow_mut().push(size);
-                Ok(())
+                Ok(0.1)
             };
             let (_, last) = grow(most, step).await.unwrap();
             assert_eq!((steps.into_inner().as_slice(), last), (expected, most));
