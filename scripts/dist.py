@@ -35,7 +35,9 @@ SYSTEM = re.compile(
 RUNPATH = "$ORIGIN/../lib"
 
 # From the clone, into share/: what a tarball's reader wants to look up without the clone.
-DOCUMENTS = ("README.md", "CHANGELOG.md", "bucket-layout.md")
+DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "bucket-layout.md", "scripts/pins.py")
+# Whole folders, of which only what git knows: Terraform keeps its state, and keys in it, beside its files.
+FOLDERS = ("docs", "terraform", "dist/monitoring")
 
 SHELLS = {"bash": "brigade.bash", "zsh": "_brigade", "fish": "brigade.fish"}
 
@@ -129,11 +131,19 @@ def fill(stage: Path, program: Path, shared: "dict[str, Path]") -> None:
     licences.write(CLONE, shared, stage / "share" / "licenses")
     for name in DOCUMENTS:
         copy(CLONE / name, stage / "share" / "doc" / name)
-    for path in sorted((CLONE / "docs").rglob("*")):
-        if path.is_file():
-            copy(path, stage / "share" / "doc" / "docs" / path.relative_to(CLONE / "docs"))
+    for name in ask("git", "-C", CLONE, "ls-files", *FOLDERS).splitlines():
+        copy(CLONE / name, stage / "share" / "doc" / name)
+    check_links(stage / "share" / "doc")
     for path in sorted((CLONE / "dist" / "monitoring").glob("*")):
         copy(path, stage / "share" / "monitoring" / path.name)
+
+
+def check_links(folder: Path) -> None:
+    """Refuses pages that lead nowhere: who has only the tarball cannot look it up in the clone."""
+    for page in sorted(folder.rglob("*.md")):
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if "://" not in link and not (page.parent / link).exists():
+                raise common.SetupError(f"{page.relative_to(folder)} links to {link}, which is not in the tarball")
 
 
 def pack(stage: Path, tarball: Path, time: int) -> None:
@@ -152,7 +162,7 @@ def pack(stage: Path, tarball: Path, time: int) -> None:
             entry.uid = entry.gid = 0
             entry.uname = entry.gname = "root"
             entry.mtime = time
-            entry.mode = 0o755 if path.is_dir() or inside in executable else 0o644
+            entry.mode = 0o755 if path.is_dir() or inside in executable or path.suffix == ".sh" else 0o644
             if not path.is_file():
                 archive.addfile(entry)
                 continue

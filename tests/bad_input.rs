@@ -164,6 +164,17 @@ fn a_dataset_goes_to_a_bucket_that_is_tried_first() {
 }
 
 #[test]
+fn the_data_of_a_run_is_not_replaced() {
+    let world = World::new(Store::embedded(), 1, &Terms::default());
+    let (config, text) = (world.dir.path().join("run.toml"), world.dir.path().join("text"));
+    std::fs::write(&text, "once upon a time there was another text\n".repeat(500)).unwrap();
+    let prepare =
+        ["data", "prepare", "--train-bpe", "512", "--heldout-fraction", "0", "--replace", "--input"];
+    let paths = [text.as_path(), Path::new("--config"), &config];
+    brigade_fails(&prepare, &paths, &["holds a run", "bucket.prefix"]);
+}
+
+#[test]
 fn a_run_is_not_created_twice() {
     let world = World::new(Store::embedded(), 1, &Terms::default());
     brigade_fails(

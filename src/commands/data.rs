@@ -106,7 +106,7 @@ fn dialect(name: &str) -> Result<Dialect, serde::de::value::Error> {
 pub(super) fn run(action: Action) -> anyhow::Result<()> {
     let Action::Prepare(args) = action;
     let runtime = super::runtime()?;
-    let sink = args.place.open(runtime.handle())?;
+    let sink = args.place.open(runtime.handle(), args.replace)?;
     let started = Instant::now();
     let prepared = prepare(&args.options()?, &*sink, Progress::terminal())?;
     let answer = if args.json {
@@ -142,12 +142,15 @@ impl PrepareArgs {
 }
 
 impl PlaceArgs {
-    fn open(&self, runtime: &tokio::runtime::Handle) -> anyhow::Result<Box<dyn Sink>> {
+    fn open(&self, runtime: &tokio::runtime::Handle, replace: bool) -> anyhow::Result<Box<dyn Sink>> {
         if let Some(path) = &self.config {
             let settings: RunSettings = config::read(path)?;
             let folder = path.parent().unwrap_or(Path::new(""));
             // Before hours of work that nobody could keep.
             let bucket = runtime.block_on(start::writable(&settings.bucket, "bucket", folder))?;
+            if replace {
+                runtime.block_on(expect_no_run(&bucket))?;
+            }
             return in_bucket(&bucket, &settings.bucket.prefix, Some(RunKey::DATA), runtime);
         }
         let output = self.output.as_deref().context("--output or --config is needed")?;
@@ -191,6 +194,17 @@ fn as_options(remedy: &str) -> String {
         ("[bucket]", "--output"),
     ];
     names.iter().fold(remedy.to_owned(), |text, (setting, option)| text.replace(setting, option))
+}
+
+/// A manifest fixes the data of its run: with other data nobody could follow it.
+async fn expect_no_run(bucket: &Bucket) -> anyhow::Result<()> {
+    let manifest = bucket.head(&RunKey::Manifest.to_string()).await?;
+    anyhow::ensure!(
+        manifest.is_none(),
+        "the bucket {} holds a run, which is signed on its data: give another run another bucket.prefix",
+        bucket.name()
+    );
+    Ok(())
 }
 
 /// A place in a bucket: `under` a prefix.
@@ -273,7 +287,7 @@ mod tests {
         let runtime = super::super::runtime().unwrap();
         let open = |args: &[&str]| {
             let args = [&["--input", "a", "--train-bpe", "300"], args].concat();
-            parse(&args).map(|args| args.place.open(runtime.handle()).map(|sink| sink.to_string()))
+            parse(&args).map(|args| args.place.open(runtime.handle(), false).map(|sink| sink.to_string()))
         };
         assert_eq!(open(&["--output", "some/folder"]).unwrap().unwrap(), "some/folder");
         assert!(open(&["--output", "ftp://x"]).unwrap().is_err());

@@ -218,7 +218,11 @@ async fn news(
     };
     let manifest = run.manifest();
     if manifest.windows.is_over(newest + 1) && run.close(newest).await?.is_some() {
-        found.warn("windows", format!("the run is over after {} windows", newest + 1), "join another run");
+        let remedy = match role {
+            Role::Aggregator => "nothing is left to do; what it trained is got with `brigade run download`",
+            _ => "join another run",
+        };
+        found.warn("windows", format!("the run is over after {} windows", newest + 1), remedy);
         return Ok(());
     }
     found.good("windows", format!("window {newest} is the newest"));

@@ -253,7 +253,10 @@ pub(super) async fn lobby(found: &mut Examination<'_>, patient: &Patient<'_>, ru
     match admin.may_write(&key).await {
         Ok(true) => found.good("lobby", "you may ask to take part"),
         Ok(false) => {
-            let said = format!("the key in [run] may not write {key}");
+            // As a policy must name it.
+            let prefix = Some(&patient.settings.run.prefix).filter(|prefix| !prefix.is_empty());
+            let place = prefix.map(|prefix| format!("{prefix}/")).unwrap_or_default();
+            let said = format!("the key in [run] may not write {place}{key}");
             let remedy = "ask the operator to let your key write that object: without it nobody is admitted";
             found.bad("lobby", said, remedy);
             return;

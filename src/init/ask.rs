@@ -96,7 +96,9 @@ fn leave() -> ! {
     if let Some(before) = BEFORE.get() {
         let _ = tcsetattr(std::io::stdin(), OptionalActions::Now, before);
     }
-    let _ = dialoguer::console::Term::stderr().show_cursor();
+    // The shell's prompt is not to stand behind a question.
+    let terminal = dialoguer::console::Term::stderr();
+    let _ = terminal.show_cursor().and_then(|()| terminal.write_line(""));
     std::process::exit(130);
 }
 
